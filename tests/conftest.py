@@ -1,0 +1,26 @@
+"""What every test file shares: the hypothesis profiles and the browser."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# The suite is repeatable and quick; HYPOTHESIS_PROFILE=thorough looks longer, and elsewhere each time.
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium; without one the test is skipped, or fails under continuous integration (CI set)."""
+    from fusionlab.doctor import find_chromium
+
+    path = find_chromium()
+    if path is None:
+        outcome = pytest.fail if os.environ.get("CI") else pytest.skip
+        outcome("no Chromium found; see `make chromium`")
+    assert path is not None
+    return path
