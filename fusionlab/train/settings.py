@@ -1,0 +1,87 @@
+"""What a training run depends on, as frozen records; their hash says whether a stage was already done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fusionlab.errors import ConstraintError
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Text sampled from the large model: `chunks` x `rows` sequences of `length` tokens."""
+
+    chunks: int = 26
+    rows: int = 8192
+    length: int = 161  # positions, the start included
+    share_chat: float = 0.15
+    share_question: float = 0.15
+    seed: int = 20261123
+
+    @property
+    def tokens(self) -> int:
+        return self.chunks * self.rows * self.length
+
+
+@dataclass(frozen=True)
+class HealSettings:
+    """Distillation of the large model into six of its layers."""
+
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    steps: int = 8500
+    batch: int = 64
+    optimizer: Literal["adamw", "muon"] = "muon"
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    final_share: float = 0.02  # of the learning rate, at the end of the cosine
+    clip: float = 1.0
+    quantize_from: float = 0.75  # share of the steps after which weights pass through fake NF4
+    evaluation_rows: int = 256  # fresh sequences per kind of start
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConstraintError(f"unknown optimizer {self.optimizer!r}", remedy="use adamw or muon")
+        if self.batch > self.corpus.chunks * self.corpus.rows:
+            raise ConstraintError(
+                f"a batch of {self.batch} from {self.corpus.chunks * self.corpus.rows} sequences",
+                remedy="sample more, or lower the batch",
+            )
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """One LoRA expert on the stored small model."""
+
+    task: str
+    rank: int = 64
+    alpha: int = 128
+    epochs: int = 8
+    batch: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    warmup_steps: int = 20
+    final_share: float = 0.02
+    clip: float = 1.0
+    prompt_weight: float = 0.03  # weight of a prompt token; an answer token has 1
+    quantize_from: float = 0.5  # share of the steps after which both factors pass through fake NF4
+    max_shots: int = 0  # examples before the question, drawn from 0..max_shots per item and epoch
+    train_items: int | None = None  # None: all
+    test_items: int | None = None
+    seed: int = 1
+
+
+EXPERT_DEFAULTS = {
+    "math": ExpertSettings(task="math", epochs=13, batch=128, quantize_from=0.8),
+    "trivia": ExpertSettings(task="trivia", epochs=8),
+}
+
+
+def settings_hash(*records: Any) -> str:
+    """Sixteen hex digits that change when any field of any record (or any plain value) changes."""
+    plain = [asdict(record) if hasattr(record, "__dataclass_fields__") else record for record in records]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
