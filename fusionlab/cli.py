@@ -1,0 +1,263 @@
+"""The command line: `fusionlab fetch | generate | evaluate | train | bench | doctor`.
+
+Every `FusionError` becomes one sentence and exit code 2; `--debug` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fusionlab.errors import FusionError
+
+if TYPE_CHECKING:
+    from fusionlab.team import Team
+
+app = typer.Typer(
+    help="Steer a large language model with small experts: dynamic logits fusion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+USER_FAULT = 2  # exit code for everything that the user can mend
+
+
+class Level(enum.StrEnum):
+    """How much a trace keeps."""
+
+    light = "light"
+    full = "full"
+
+
+LargeOption = Annotated[str | None, typer.Option("--large", help="Hub id or folder; default: the embedded team.")]
+SmallOption = Annotated[str | None, typer.Option("--small", help="Hub id or folder, with --large.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, or cuda.")]
+QuantizationOption = Annotated[str | None, typer.Option("--quantization", help="nf4, or nothing.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", is_eager=True)]
+
+
+@app.callback()
+def set_up(debug: DebugOption = False) -> None:
+    """Options for every command."""
+    if debug:
+        os.environ["FUSIONLAB_DEBUG"] = "1"
+
+
+@app.command()
+def fetch() -> None:
+    """Fetch the embedded large model once and convert it into the cache."""
+    from fusionlab import embedded
+
+    folder = embedded.fetch_large(say=typer.echo)
+    embedded.check_converted(folder, thorough=True)
+    typer.echo(f"the embedded large model is in {folder}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to go on from; '-' reads standard input.")],
+    experts: Annotated[str | None, typer.Option(help="Names, comma-separated; 'none': the large model alone. "
+                                                     "With --large: name=path,name=path.")] = None,
+    method: Annotated[str, typer.Option(help="static, average, grid, exact, joint or evidence; default: exact with "
+                                             "one expert, evidence with several.")] = "",
+    kl_scale: Annotated[float, typer.Option(help="1: the experts' own size of change; 0: the large model.")] = 1.0,
+    budget: Annotated[float | None, typer.Option(help="Most nats that one token may move.")] = None,
+    direction: Annotated[str, typer.Option(help="Terms of the objective: both, forward or reverse.")] = "both",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option()] = 1.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    trace: Annotated[Path | None, typer.Option(help="Write the trace: .parquet, or .html to look at.")] = None,
+    trace_level: Annotated[Level, typer.Option()] = Level.light,
+    chat: Annotated[bool, typer.Option(help="Write the prompt with the models' chat templates.")] = False,
+    color: Annotated[bool | None, typer.Option(help="Colour tokens; default: when writing to a terminal.")] = None,
+    large: LargeOption = None,
+    small: SmallOption = None,
+    quantization: QuantizationOption = None,
+    device: DeviceOption = "cpu",
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Write an answer, token by token, and show which expert moved which token."""
+    from fusionlab.prompts import check_prompts
+    from fusionlab.sampling import Sampling
+    from fusionlab.solvers import KLConstraint
+    from fusionlab.team import check_method
+    from fusionlab.trace import ansi_tokens
+
+    set_up(debug)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    check_prompts([text])
+    constraint = KLConstraint(scale=kl_scale, budget=budget, direction=direction)
+    sampling = Sampling() if temperature == 0 else Sampling(do_sample=True, temperature=temperature, top_p=top_p)
+    if method:
+        check_method(method)
+    if trace is not None:
+        check_writable(trace)
+    team = load(large, small, experts, quantization, device)
+    names = [] if experts == "none" else list(team.experts)
+    chosen = method or ("evidence" if len(names) > 1 else "exact")
+    live = sys.stdout.isatty()
+
+    def show(token: Any) -> None:
+        if live:
+            typer.echo(printable(token.piece), nl=False)
+
+    result = team.generate(
+        [[{"role": "user", "content": text}]] if chat else [text], method=chosen, constraint=constraint, experts=names,
+        max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, on_token=show, trace=str(trace_level),
+    )  # fmt: skip
+    if live:
+        typer.echo("\n")
+    typer.echo(ansi_tokens(result.traces[0], color=live if color is None else color))
+    if trace is not None:
+        (result.traces[0].to_html if trace.suffix == ".html" else result.traces[0].save)(trace)
+        typer.echo(f"trace: {trace}", err=True)
+
+
+@app.command()
+def evaluate(
+    tasks: Annotated[str, typer.Option(help="Comma-separated task names.")] = "trivia,math",
+    methods: Annotated[str, typer.Option(help="Comma-separated methods, or 'all'.")] = "all",
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per task; default: the whole test split.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    device: DeviceOption = "cpu",
+    output: Annotated[Path, typer.Option(help="Per-item outputs and scores, Parquet.")] = Path("runs/evaluation.parquet"),
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Score methods on bundled tasks with the embedded team; prints the README's table."""
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    from fusionlab.bench import check_device, save_rows
+    from fusionlab.evaluate import METHODS, choose_methods, evaluate_method, summarise, to_markdown
+    from fusionlab.tasks import load_task
+
+    set_up(debug)
+    check_device(device)
+    check_writable(output)
+    names = list(METHODS) if methods == "all" else choose_methods(split_names(methods))
+    loaded = [load_task(name) for name in split_names(tasks)]
+    team = load(None, None, None, None, device)
+    rows: list[Any] = []
+    for task in loaded:
+        items = task.test[:limit]
+        for name in names:
+            with tqdm(total=len(items), desc=f"{task.name} {name}", disable=not sys.stderr.isatty()) as bar:
+                rows += evaluate_method(team, task, name, items=items, batch_size=batch_size, progress=bar.update)
+            save_rows(rows, output)
+    summary = summarise(pd.DataFrame(rows))
+    typer.echo(to_markdown(summary))
+    typer.echo(f"per-item outputs: {output}", err=True)
+
+
+@app.command()
+def bench(
+    device: DeviceOption = "cpu",
+    output: Annotated[Path, typer.Option(help="Parquet file for the rows.")] = Path("runs/bench.parquet"),
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    new_tokens: Annotated[int, typer.Option(min=2)] = 48,
+    repetitions: Annotated[int, typer.Option(min=1)] = 5,
+    debug: DebugOption = False,
+) -> None:
+    """Time large alone, proxy tuning and dynamic fusion of the embedded team in paired runs."""
+    from fusionlab.bench import check_device, run_bench, save_rows
+
+    set_up(debug)
+    check_device(device)
+    check_writable(output)
+    team = load(None, None, None, None, device)
+    rows = run_bench(team, device=device, batch=batch, new_tokens=new_tokens, repetitions=repetitions,
+                     say=lambda line: typer.echo(line, err=True))  # fmt: skip
+    save_rows(rows, output)
+    typer.echo(f"{'method':<38}{'device':>8}{'batch':>7}{'experts':>9}{'ms/token':>10}{'ratio':>8}{'solve %':>9}{'peak MiB':>10}")
+    for row in rows:
+        share = "" if row.solver_share is None else f"{100 * row.solver_share:.1f}"
+        typer.echo(f"{row.method:<38}{row.device:>8}{row.batch:>7}{row.experts:>9}{row.ms_per_token:>10.1f}"
+                   f"{row.ratio_to_alone:>8.2f}{share:>9}{row.peak_bytes / 2**20:>10.0f}")  # fmt: skip
+    typer.echo(f"rows: {output}", err=True)
+
+
+@app.command()
+def doctor(debug: DebugOption = False) -> None:
+    """Check environment, models, cache and GPU: each line is ok, or says what to do."""
+    from fusionlab.doctor import render, run_checks
+
+    set_up(debug)
+    checks = run_checks()
+    text, healthy = render(checks)
+    typer.echo(text)
+    if not healthy:
+        raise typer.Exit(USER_FAULT)
+
+
+def load(large: str | None, small: str | None, experts: str | None, quantization: str | None, device: str) -> Team:
+    """The team that the options name."""
+    from fusionlab.bench import check_device
+    from fusionlab.team import Team
+
+    check_device(device)
+    names = None if experts is None else [] if experts == "none" else split_names(experts)
+    device_map = None if device == "cpu" else device
+    if large is None and small is None:
+        wanted: Any = names
+        if names and any("=" in name for name in names):
+            wanted = split_pairs(names)
+        return Team.from_pretrained("embedded", experts=wanted, device_map=device_map)
+    return Team.from_pretrained(large=large, small=small, experts=split_pairs(names or []),
+                                quantization=quantization, device_map=device_map)  # fmt: skip
+
+
+def split_names(text: str) -> list[str]:
+    """'a, b' -> ['a', 'b']."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def split_pairs(names: list[str]) -> dict[str, str]:
+    """['math=path'] -> {'math': 'path'}. Raises `FusionError` for an entry without '='."""
+    pairs = {}
+    for entry in names:
+        name, found, path = entry.partition("=")
+        if not found or not name or not path:
+            raise FusionError(f"expert {entry!r} has no path", remedy="write --experts name=path,name=path")
+        pairs[name] = path
+    return pairs
+
+
+def check_writable(path: Path) -> None:
+    """Raise `OutputError` before hours of work if `path` cannot be written afterwards."""
+    from fusionlab.errors import OutputError
+
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path if path.exists() else folder, os.W_OK) and not path.is_dir()
+    except OSError as error:
+        raise OutputError(f"cannot create {folder}: {error.strerror}", remedy="choose another folder") from error
+    if not writable:
+        raise OutputError(f"cannot write {path}", remedy="choose a file in a folder you may write to")
+
+
+def printable(text: str) -> str:
+    """Model text without control characters other than line breaks and tabs, so that it cannot drive a terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def main() -> None:
+    """Entry point: a `FusionError` is one sentence and exit code 2."""
+    try:
+        app()
+    except FusionError as error:
+        if os.environ.get("FUSIONLAB_DEBUG"):
+            raise
+        typer.echo(f"fusionlab: {error}", err=True)
+        raise SystemExit(USER_FAULT) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""Dynamic logits fusion, one token at a time: read, solve, fuse, choose.
+
+Method: arXiv 2406.15480 ("the paper"). Symbols: B prompts, E experts, V shared vocabulary; P, Q, R_t the
+next-token distributions of large, small and expert t; alpha (B, E) the weights that `solve` finds; fused
+log P~ = log P + sum_t alpha_t (log R_t - log Q) - A.
+
+`TeamReader` owns the caches, `fuse_one_token` the mathematics, `fusion_generate` is the loop in Hugging
+Face's own shape; `Team.generate` is the loop with streaming and traces. Nothing here loads a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch.nn.functional import pad
+
+from fusionlab.cached import CachedModel, apply_heads
+from fusionlab.errors import DistributionError, FusionError
+from fusionlab.solvers import KLConstraint, Solution, fuse, solve
+
+if TYPE_CHECKING:
+    from fusionlab.adapters import SharedBackbone
+
+READS_EVIDENCE = frozenset({"evidence"})  # methods that weigh experts by how well they predicted the text
+_EVIDENCE_POSITIONS = 64  # prompt positions whose full logits are held at once
+
+
+class TeamMembers(Protocol):
+    """What the decode needs of a team: models by name, one shared vocabulary, one backbone for adapters."""
+
+    width: int
+    backbone: SharedBackbone | None
+
+    def model_of(self, name: str) -> Any: ...
+    def has_plain_head(self, name: str) -> bool: ...
+    def is_adapter(self, expert: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Next-token log-probabilities of every member for the live rows, in nats."""
+
+    log_p: torch.Tensor  # (B, V) large
+    log_q: torch.Tensor | None  # (B, V) small; None without experts
+    log_r: torch.Tensor | None  # (E, B, V) experts
+
+
+@dataclass(frozen=True)
+class FusedStep:
+    """Everything that was decided for one token of every live row."""
+
+    distributions: Distributions
+    solution: Solution | None  # None without experts
+    log_fused: torch.Tensor  # (B, V)
+    evidence: torch.Tensor  # (B, E) nats, before this token
+
+
+# -- read ----------------------------------------------------------------------------------------
+
+
+class TeamReader:
+    """The caches of one batch: every model of the team reads the same growing texts.
+
+    Small and all adapter experts sit in one batched forward, member by member; each expert that is a
+    checkpoint of its own has a forward of its own.
+    """
+
+    def __init__(self, team: TeamMembers, experts: Sequence[str], *, track_evidence: bool = False) -> None:
+        self.team = team
+        self.experts = tuple(experts)
+        self.track_evidence = track_evidence
+        adapters = [name for name in experts if team.is_adapter(name)]
+        self.seats: list[tuple[str, ...]] = [("large",)]
+        if experts:
+            self.seats.append(("small", *adapters))
+            self.seats += [(name,) for name in experts if not team.is_adapter(name)]
+        self.readers = [
+            CachedModel(team.model_of(seat[0]), plain_head=team.has_plain_head(seat[0])) for seat in self.seats
+        ]
+        self.evidence: torch.Tensor | None = None  # (B, E) float64 nats
+        self.latest: Distributions | None = None
+
+    def read_prompts(self, prompts: Mapping[str, Sequence[Sequence[int]]]) -> Distributions:
+        """Read every member's prompts (lists of token ids; key: first name of each seat)."""
+        self._select_adapters()
+        features, sums = [], {}
+        for seat, reader in zip(self.seats, self.readers, strict=True):
+            ids, mask = pad_left(prompts[seat[0]], device=reader.device)
+            ids, mask = ids.repeat(len(seat), 1), mask.repeat(len(seat), 1)
+            hidden = reader.read(ids, mask)
+            if self.track_evidence and seat != ("large",):
+                likelihood = self._text_log_likelihood(reader, hidden, ids, mask)
+                sums.update(zip(seat, likelihood.split(len(prompts[seat[0]])), strict=True))
+            features.append(hidden[:, -1])
+        rows = len(prompts["large"])
+        device = self.readers[0].device
+        self.evidence = torch.zeros(rows, len(self.experts), dtype=torch.float64)
+        if self.track_evidence:
+            comparable = [prompts[self._seat_of(name)] == prompts["small"] for name in self.experts]
+            for column, name in enumerate(self.experts):
+                if comparable[column]:  # another chat template means another text: no ratio to take
+                    self.evidence[:, column] = (sums[name] - sums["small"]).cpu()
+        return self._to_distributions(features, device)
+
+    def read_tokens(self, tokens: torch.Tensor) -> Distributions:
+        """Read one more token of every row: (B,) ids."""
+        self._select_adapters()
+        self._weigh_evidence(tokens)
+        features = []
+        for seat, reader in zip(self.seats, self.readers, strict=True):
+            ids = tokens.to(reader.device)[:, None].repeat(len(seat), 1)
+            features.append(reader.read(ids)[:, -1])
+        return self._to_distributions(features, self.readers[0].device)
+
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Go on with the given rows only (indices into the live rows)."""
+        if self.latest is None or self.evidence is None:
+            raise DistributionError("no prompt was read yet", remedy="call read_prompts first")
+        live = len(self.latest.log_p)
+        for seat, reader in zip(self.seats, self.readers, strict=True):
+            blocks = [rows + member * live for member in range(len(seat))]
+            reader.keep_rows(torch.cat(blocks))
+        self.evidence = self.evidence[rows.cpu()]
+        picked = rows.to(self.latest.log_p.device)
+        self.latest = Distributions(
+            self.latest.log_p[picked],
+            None if self.latest.log_q is None else self.latest.log_q[picked],
+            None if self.latest.log_r is None else self.latest.log_r[:, picked],
+        )
+
+    def _select_adapters(self) -> None:
+        if self.team.backbone is not None and len(self.seats) > 1:
+            self.team.backbone.select(self.seats[1][1:])
+
+    def _seat_of(self, name: str) -> str:
+        return next(seat[0] for seat in self.seats if name in seat)
+
+    def _to_distributions(self, features: list[torch.Tensor], device: torch.device) -> Distributions:
+        logits = apply_heads(self.readers, features, self.team.width)
+        by_name = {}
+        for seat, block in zip(self.seats, logits, strict=True):
+            normalised = block.to(device).log_softmax(-1)
+            by_name.update(zip(seat, normalised.chunk(len(seat)), strict=True))
+        if not self.experts:
+            check_no_nan(by_name["large"])
+            self.latest = Distributions(by_name["large"], None, None)
+        else:
+            experts = torch.stack([by_name[name] for name in self.experts])
+            self.latest = Distributions(by_name["large"], by_name["small"], experts)
+        return self.latest
+
+    def _weigh_evidence(self, tokens: torch.Tensor) -> None:
+        """Add log R_t(token) - log Q(token) to every expert's running log-likelihood ratio."""
+        if not self.track_evidence or self.latest is None or self.evidence is None:
+            return
+        log_q, log_r = self.latest.log_q, self.latest.log_r
+        if log_q is None or log_r is None:
+            return
+        index = tokens.to(log_q.device)[:, None]  # (B, 1)
+        ratio = log_r.gather(-1, index.expand(len(log_r), -1, -1)).squeeze(-1) - log_q.gather(-1, index).squeeze(-1)
+        self.evidence = self.evidence + ratio.T.double().cpu()
+
+    def _text_log_likelihood(
+        self, reader: CachedModel, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """sum_i log p(x_i | x_<i) over each row's prompt, (N,) nats; the first token predicts nothing."""
+        total = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
+        for start in range(0, ids.shape[1] - 1, _EVIDENCE_POSITIONS):
+            stop = min(start + _EVIDENCE_POSITIONS, ids.shape[1] - 1)
+            block = features[:, start:stop]
+            (logits,) = apply_heads([reader], [block.reshape(-1, block.shape[-1])], self.team.width)
+            target = ids[:, start + 1 : stop + 1].reshape(-1, 1)
+            value = logits.gather(-1, target).squeeze(-1) - logits.logsumexp(-1)
+            seen = mask[:, start:stop].reshape(-1).bool()  # the context of each prediction
+            total += torch.where(seen, value.double(), 0.0).view(len(ids), -1).sum(-1)
+        return total
+
+
+def pad_left(prompts: Sequence[Sequence[int]], *, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) ids and mask, zeros on the left of shorter prompts."""
+    length = max(len(prompt) for prompt in prompts)
+    ids = torch.stack([pad(torch.tensor(prompt, dtype=torch.long), (length - len(prompt), 0)) for prompt in prompts])
+    mask = torch.stack([pad(torch.ones(len(prompt), dtype=torch.long), (length - len(prompt), 0)) for prompt in prompts])
+    return ids.to(device), mask.to(device)
+
+
+def check_no_nan(log_p: torch.Tensor) -> None:
+    """Raise `DistributionError` if the large model, running alone, gives NaN logits."""
+    if bool(log_p.isnan().any()):
+        row = int(log_p.isnan().any(-1).nonzero()[0])
+        raise DistributionError(
+            f"the large model gives NaN logits for row {row}",
+            remedy="check its weights and dtype (float16 overflows in some models; try bfloat16 or float32)",
+        )
+
+
+# -- solve and fuse ------------------------------------------------------------------------------
+
+
+def fuse_one_token(
+    distributions: Distributions,
+    *,
+    method: str,
+    constraint: KLConstraint,
+    experts: Sequence[str],
+    evidence: torch.Tensor,
+    step: int,
+) -> FusedStep:
+    """Find the weights of every live row's next token and fuse with them.
+
+    evidence: (B, E) nats; step: index of the token that is being decided, from 0.
+    """
+    log_p, log_q, log_r = distributions.log_p, distributions.log_q, distributions.log_r
+    if log_q is None or log_r is None:
+        return FusedStep(distributions, None, log_p, evidence)
+    solution = solve(
+        log_p, log_q, log_r, method=method, constraint=constraint,
+        evidence=evidence.to(log_p.device) if method in READS_EVIDENCE else None,
+        experts=tuple(experts), steps=[step] * len(log_p),
+    )  # fmt: skip
+    return FusedStep(distributions, solution, fuse(log_p, log_q, log_r, solution.alpha), evidence)
+
+
+# -- the Hugging Face way ------------------------------------------------------------------------
+
+
+def fusion_generate(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    team: TeamMembers | None = None,
+    experts: Sequence[str] | None = None,
+    method: str = "exact",
+    constraint: KLConstraint | None = None,
+    on_step: Callable[[FusedStep, torch.Tensor], None] | None = None,
+    **model_kwargs: Any,
+) -> Any:
+    """Dynamic logits fusion as a decoding method of `generate`.
+
+    >>> large.generate(**inputs, custom_generate=fusion_generate, team=team,
+    ...                experts=["math"], max_new_tokens=64)            # doctest: +SKIP
+
+    Everything that `generate` prepares is honoured: logits processors and warpers act on the fused
+    log-probabilities, stopping criteria end rows, `return_dict_in_generate` and `output_scores` work.
+    input_ids: (B, T), padded on the left. Returns (B, T + new) ids, or `GenerateDecoderOnlyOutput`.
+    on_step receives each `FusedStep` and the chosen tokens (B,).
+    """
+    if team is None:
+        raise FusionError("fusion_generate needs a team", remedy="pass generate(..., team=team)")
+    if model is not team.model_of("large"):
+        raise FusionError(
+            "generate was called on a model that is not the team's large model",
+            remedy="call team.large.model.generate(...)",
+        )
+    names = tuple(team.experts if experts is None else experts)  # type: ignore[attr-defined]
+    constraint = constraint or KLConstraint()
+    mask = model_kwargs.get("attention_mask")
+    rows = [row[keep.bool()].tolist() for row, keep in zip(input_ids, torch.ones_like(input_ids) if mask is None else mask, strict=True)]
+    reader = TeamReader(team, names, track_evidence=method in READS_EVIDENCE)
+    distributions = reader.read_prompts({seat[0]: rows for seat in reader.seats})
+
+    unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    scores: list[torch.Tensor] = []
+    step = 0
+    while True:
+        assert reader.evidence is not None
+        fused = fuse_one_token(distributions, method=method, constraint=constraint, experts=names,
+                               evidence=reader.evidence, step=step)  # fmt: skip
+        step_scores = logits_processor(input_ids, fused.log_fused.to(input_ids.device))
+        if generation_config.do_sample:
+            tokens = torch.multinomial(step_scores.softmax(-1), num_samples=1).squeeze(1)
+        else:
+            tokens = step_scores.argmax(-1)
+        if on_step is not None:
+            on_step(fused, tokens)
+        if generation_config._pad_token_tensor is not None:
+            tokens = torch.where(unfinished, tokens, generation_config._pad_token_tensor.to(tokens.device))
+        scores.append(step_scores)
+        input_ids = torch.cat([input_ids, tokens[:, None]], dim=-1)
+        unfinished = unfinished & ~stopping_criteria(input_ids, None)
+        if not bool(unfinished.any()):
+            break
+        distributions = reader.read_tokens(tokens)
+        step += 1
+    if not generation_config.return_dict_in_generate:
+        return input_ids
+    from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+    return GenerateDecoderOnlyOutput(
+        sequences=input_ids, scores=tuple(scores) if generation_config.output_scores else None
+    )

@@ -1,0 +1,108 @@
+"""Turn prompts into token ids, each model by its own tokenizer and chat template.
+
+A prompt is a text, taken as it is, or a list of chat messages `{"role": ..., "content": ...}`, written with
+each model's own template. Every fault names the prompt by its index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusionlab.errors import PromptError
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message]
+
+
+def check_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """The prompts as a list. Raises `PromptError` for an empty one or one of another type."""
+    batch: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not batch:
+        raise PromptError("no prompt was given", remedy="pass at least one text")
+    for index, prompt in enumerate(batch):
+        if isinstance(prompt, str):
+            if not prompt.strip():
+                raise PromptError(f"prompt {index} is empty", remedy="pass some text")
+        elif not is_conversation(prompt):
+            raise PromptError(
+                f"prompt {index} is {type(prompt).__name__}: {prompt!r:.80}",
+                remedy="pass a text, or a list of {'role': ..., 'content': ...} messages",
+            )
+    return batch
+
+
+def is_conversation(prompt: object) -> bool:
+    """Whether `prompt` is a non-empty list of chat messages with text in the last one."""
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes) or not prompt:
+        return False
+    whole = all(
+        isinstance(message, Mapping) and {"role", "content"} <= message.keys() and isinstance(message["content"], str)
+        for message in prompt
+    )
+    return whole and bool(prompt[-1]["content"].strip())
+
+
+def encode_prompt(prompt: Prompt, tokenizer: Any, *, fallback: Any) -> list[int]:
+    """Token ids of one prompt. fallback: the large model's tokenizer, whose chat template is used when this
+    model has none of its own (base models as small)."""
+    if isinstance(prompt, str):
+        ids: list[int] = tokenizer(prompt).input_ids
+        return ids
+    return list(tokenizer(write_conversation(prompt, tokenizer, fallback=fallback), add_special_tokens=False).input_ids)
+
+
+def write_conversation(prompt: Sequence[Message], tokenizer: Any, *, fallback: Any) -> str:
+    """The conversation as text, ready for the assistant's turn."""
+    template = tokenizer if tokenizer.chat_template else fallback
+    if not template.chat_template:
+        raise PromptError("the models have no chat template, but messages were given", remedy="pass plain texts")
+    text: str = template.apply_chat_template(
+        [dict(message) for message in prompt], tokenize=False, add_generation_prompt=True
+    )
+    return text
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """How a prompt is shown in a trace: its text, or its turns one below the other."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def check_lengths(lengths: Sequence[int], new_tokens: int, context: int) -> None:
+    """Raise `PromptError` if a prompt and its answer do not fit into the shortest context of the team."""
+    for index, length in enumerate(lengths):
+        if length + new_tokens > context:
+            raise PromptError(
+                f"prompt {index} has {length:,} tokens; with {new_tokens:,} new ones it exceeds the context of "
+                f"{context:,} tokens",
+                remedy="shorten the prompt or lower max_new_tokens",
+            )
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop string that follows something other than white space.
+
+    >>> cut_at_stop(" Paris.\\nQuestion: ...", ["\\n"])
+    ' Paris.'
+    """
+    first = len(text) - len(text.lstrip())
+    ends = [at for string in stop if (at := text.find(string, first)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+class PieceReader:
+    """Token id -> the text that it adds in the middle of a text, remembered."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.anchor = tokenizer("a", add_special_tokens=False).input_ids  # so that leading spaces survive decoding
+        self.anchor_text = tokenizer.decode(self.anchor)
+        self.known: dict[int, str] = {-1: ""}  # -1: no token
+
+    def __call__(self, token: int) -> str:
+        if token not in self.known:
+            text = self.tokenizer.decode([*self.anchor, token])
+            self.known[token] = text.removeprefix(self.anchor_text)
+        return self.known[token]

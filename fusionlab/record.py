@@ -1,0 +1,174 @@
+"""Collect what the decode decides, step by step, and hand out one frozen `Trace` per prompt.
+
+Symbols as in `decode`. Only summaries leave the device (weights, KLs, entropies, top-k lists, a table of
+both KLs over a weight grid); full-vocabulary logits are never kept.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fusionlab.errors import UnknownNameError
+from fusionlab.solvers import KLConstraint, kl_table
+from fusionlab.trace import ARRAYS, GRID_ARRAYS, Trace
+
+if TYPE_CHECKING:
+    from fusionlab.decode import FusedStep
+
+TOP_K = 8  # candidates kept of each distribution
+GRID = np.round(np.arange(0.0, 2.0001, 0.1), 6)  # the paper's weights, for the table of a full trace
+LEVELS = ("full", "light", None)
+
+
+class TraceRecorder:
+    """Columns of numpy rows, one list per prompt, filled once per step."""
+
+    def __init__(
+        self,
+        *,
+        prompts: Sequence[str],
+        experts: Sequence[str],
+        method: str,
+        constraint: KLConstraint,
+        level: str,
+        piece_of: Callable[[int], str],
+        meta: Mapping[str, Any],
+    ) -> None:
+        if level not in LEVELS:
+            raise UnknownNameError(f"unknown trace level {level!r}", remedy="known: full, light, or None")
+        self.prompts, self.experts, self.method = list(prompts), tuple(experts), method
+        self.constraint, self.level, self.piece_of, self.meta = constraint, level, piece_of, dict(meta)
+        self.grid = np.unique(np.append(GRID[GRID <= constraint.alpha_max], constraint.alpha_max))
+        self.rows: list[list[dict[str, Any]]] = [[] for _ in prompts]
+
+    def add_step(self, step: FusedStep, tokens: torch.Tensor, live: Sequence[int]) -> None:
+        """Record one token of every live row. tokens: (B,); live: index of each row's prompt."""
+        columns = summarise_step(step, tokens, len(self.experts))
+        if self.level == "full":
+            columns |= self._tabulate(step)
+        for row, prompt in enumerate(live):
+            self.rows[prompt].append({name: values[row] for name, values in columns.items()})
+
+    def _tabulate(self, step: FusedStep) -> dict[str, Any]:
+        dist = step.distributions
+        if dist.log_q is None or dist.log_r is None:
+            empty = np.zeros((len(dist.log_p), 0, len(self.grid)), dtype=np.float32)
+            return {"grid_kl_forward": empty, "grid_kl_reverse": empty}
+        forward, reverse = kl_table(dist.log_p, dist.log_q, dist.log_r, torch.from_numpy(self.grid))
+        return {"grid_kl_forward": forward.cpu().numpy(), "grid_kl_reverse": reverse.cpu().numpy()}
+
+    def finish(self, texts: Sequence[str]) -> list[Trace]:
+        """One trace per prompt. texts: what each prompt was answered with."""
+        meta = self.meta | {"created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                            "versions": versions()}  # fmt: skip
+        return [
+            self._build(prompt, text, rows, meta)
+            for prompt, text, rows in zip(self.prompts, texts, self.rows, strict=True)
+        ]
+
+    def _build(self, prompt: str, text: str, rows: list[dict[str, Any]], meta: dict[str, Any]) -> Trace:
+        sizes = {"N": len(rows), "E": len(self.experts), "K": TOP_K, "G": len(self.grid)}
+        arrays: dict[str, Any] = {}
+        wanted = ARRAYS | (GRID_ARRAYS if self.level == "full" else {})
+        for name, (dims, dtype) in wanted.items():
+            if name == "grid":
+                arrays[name] = self.grid
+            elif rows:
+                arrays[name] = np.stack([row[name] for row in rows]).astype(dtype)
+            else:
+                arrays[name] = np.zeros([sizes[dim] for dim in dims], dtype=dtype)
+        seen = [arrays[name].ravel() for name in arrays if name.startswith("topk_ids")] + [arrays["large_choice"]]
+        return Trace(
+            prompt=prompt, text=text, experts=self.experts, method=self.method,
+            constraint=self.constraint.to_dict(), level=self.level,
+            pieces=tuple(self.piece_of(int(token)) for token in arrays["token_ids"]),
+            topk_pieces={int(token): self.piece_of(int(token)) for token in np.unique(np.concatenate(seen))},
+            meta=meta, **arrays,
+        )  # fmt: skip
+
+
+def summarise_step(step: FusedStep, tokens: torch.Tensor, experts: int) -> dict[str, Any]:
+    """Name -> numpy array with one leading entry per row, for every non-grid field of a trace."""
+    dist, rows = step.distributions, len(tokens)
+    stacked = [dist.log_p, step.log_fused]
+    if dist.log_q is not None and dist.log_r is not None:
+        stacked += [dist.log_q, *dist.log_r]
+    logs = torch.stack(stacked, dim=1)  # (B, 2 or 3+E, V)
+    top = logs.topk(min(TOP_K, logs.shape[-1]), dim=-1)
+    entropy = -(logs.exp() * logs.clamp(min=-1e4)).sum(-1)  # an impossible token adds 0, not NaN
+    chosen = logs.gather(-1, tokens.to(logs.device)[:, None, None].expand(-1, logs.shape[1], 1)).squeeze(-1)
+
+    ids = pad_last(top.indices.cpu().numpy(), TOP_K, -1).astype(np.int32)
+    nats = pad_last(top.values.cpu().numpy(), TOP_K, -np.inf).astype(np.float32)
+    entropies, logprobs = entropy.cpu().numpy(), chosen.cpu().numpy()
+    if dist.log_q is None:  # the small model was not run: say so with NaN and id -1
+        ids, nats = widen(ids, -1), widen(nats, np.nan)
+        entropies, logprobs = widen(entropies, np.nan), widen(logprobs, np.nan)
+
+    columns: dict[str, Any] = {"token_ids": tokens.cpu().numpy(), "evidence": step.evidence.cpu().numpy()}
+    for name, at in (("large", 0), ("fused", 1), ("small", 2), ("experts", slice(3, 3 + experts))):
+        columns[f"topk_ids_{name}"] = ids[:, at]
+        columns[f"topk_logprobs_{name}"] = nats[:, at]
+        columns[f"entropy_{name}"] = entropies[:, at]
+        columns[f"logprob_{name}"] = logprobs[:, at]
+    large_choice, fused_choice = ids[:, 0, 0], ids[:, 1, 0]
+    columns |= {"large_choice": large_choice, "flipped": large_choice != fused_choice}
+    columns["flipped_by"] = find_movers(step, large_choice, fused_choice)
+    columns |= {"drafted": np.zeros(rows, bool), "accepted": np.zeros(rows, bool)}
+    return columns | summarise_solution(step, rows, experts)
+
+
+def summarise_solution(step: FusedStep, rows: int, experts: int) -> dict[str, Any]:
+    """Weights, targets, achieved KLs and clamped entries of a step; zeros when there was nothing to solve."""
+    names = ("alpha", "target_forward", "target_reverse", "kl_forward", "kl_reverse", "clamped")
+    if step.solution is None:
+        return {name: np.zeros((rows, experts) if at < 3 else rows) for at, name in enumerate(names)}
+    return {name: getattr(step.solution, name).cpu().numpy() for name in names}
+
+
+def find_movers(step: FusedStep, large_choice: np.ndarray, fused_choice: np.ndarray) -> np.ndarray:
+    """Which expert pushed each flipped token most: argmax_t alpha_t (d_t[fused choice] - d_t[large choice]).
+
+    Returns (B,) expert indices, -1 where the choice did not change.
+    """
+    dist = step.distributions
+    if step.solution is None or dist.log_q is None or dist.log_r is None:
+        return np.full(len(large_choice), -1)
+    device = dist.log_p.device
+    pair = torch.from_numpy(np.stack([fused_choice, large_choice], 1).astype(np.int64)).to(device)  # (B, 2)
+    log_q = dist.log_q.gather(-1, pair)
+    log_r = dist.log_r.gather(-1, pair.expand(len(dist.log_r), -1, -1))  # (E, B, 2)
+    push = step.solution.alpha.T * (log_r - log_q).nan_to_num(0.0).diff(dim=-1).squeeze(-1).neg()
+    movers: np.ndarray = push.argmax(0).cpu().numpy()
+    return np.where(large_choice != fused_choice, movers, -1)
+
+
+def pad_last(array: np.ndarray, size: int, value: float) -> np.ndarray:
+    """Fill the last axis up to `size` (tiny vocabularies have fewer candidates than are kept)."""
+    missing = size - array.shape[-1]
+    widths = [(0, 0)] * (array.ndim - 1) + [(0, missing)]
+    return np.pad(array, widths, constant_values=value) if missing else array
+
+
+def widen(array: np.ndarray, value: float) -> np.ndarray:
+    """Append one distribution (axis 1) that holds `value` everywhere."""
+    shape = (array.shape[0], 1, *array.shape[2:])
+    return np.concatenate([array, np.full(shape, value, dtype=array.dtype)], axis=1)
+
+
+def versions() -> dict[str, str]:
+    """What ran: fusionlab, torch, transformers and Python."""
+    found = {"python": platform.python_version()}
+    for package in ("fusionlab", "torch", "transformers", "bitsandbytes"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
