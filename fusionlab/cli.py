@@ -175,7 +175,9 @@ def bench(
     rows = run_bench(team, device=device, batch=batch, new_tokens=new_tokens, repetitions=repetitions,
                      say=lambda line: typer.echo(line, err=True))  # fmt: skip
     save_rows(rows, output)
-    typer.echo(f"{'method':<38}{'device':>8}{'batch':>7}{'experts':>9}{'ms/token':>10}{'ratio':>8}{'solve %':>9}{'peak MiB':>10}")
+    typer.echo(
+        f"{'method':<38}{'device':>8}{'batch':>7}{'experts':>9}{'ms/token':>10}{'ratio':>8}{'solve %':>9}{'peak MiB':>10}"
+    )
     for row in rows:
         share = "" if row.solver_share is None else f"{100 * row.solver_share:.1f}"
         typer.echo(f"{row.method:<38}{row.device:>8}{row.batch:>7}{row.experts:>9}{row.ms_per_token:>10.1f}"

@@ -85,9 +85,7 @@ class KLConstraint:
         if fields.get("force") is not None:
             tables = fields["force"]
             if not isinstance(tables, Mapping) or set(tables) - {"experts", "tokens"}:
-                raise ConstraintError(
-                    f"a stored force is {tables!r}", remedy='pass {"experts": {...}, "tokens": {...}}'
-                )
+                raise ConstraintError(f"a stored force is {tables!r}", remedy='pass {"experts": {...}, "tokens": {...}}')
             try:
                 tokens = {int(key): value for key, value in tables.get("tokens", {}).items()}
             except ValueError as error:
@@ -118,7 +116,7 @@ def _checked_force(force: object) -> dict[str | int, float | dict[str, float]]:
     for key, value in force.items():
         if isinstance(key, str):
             checked[key] = _finite_number(f"force[{key!r}]", value)
-        elif isinstance(key, Integral) and not isinstance(key, bool) and key >= 0:
+        elif isinstance(key, Integral) and not isinstance(key, bool) and int(key) >= 0:
             if isinstance(value, Mapping):
                 checked[int(key)] = {
                     str(name): _finite_number(f"force[{key}][{name!r}]", weight) for name, weight in value.items()

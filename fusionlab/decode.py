@@ -77,16 +77,15 @@ class TeamReader:
         if experts:
             self.seats.append(("small", *adapters))
             self.seats += [(name,) for name in experts if not team.is_adapter(name)]
-        self.readers = [
-            CachedModel(team.model_of(seat[0]), plain_head=team.has_plain_head(seat[0])) for seat in self.seats
-        ]
+        self.readers = [CachedModel(team.model_of(seat[0]), plain_head=team.has_plain_head(seat[0])) for seat in self.seats]
         self.evidence: torch.Tensor | None = None  # (B, E) float64 nats
         self.latest: Distributions | None = None
 
     def read_prompts(self, prompts: Mapping[str, Sequence[Sequence[int]]]) -> Distributions:
         """Read every member's prompts (lists of token ids; key: first name of each seat)."""
         self._select_adapters()
-        features, sums = [], {}
+        features: list[torch.Tensor] = []
+        sums: dict[str, torch.Tensor] = {}
         for seat, reader in zip(self.seats, self.readers, strict=True):
             ids, mask = pad_left(prompts[seat[0]], device=reader.device)
             ids, mask = ids.repeat(len(seat), 1), mask.repeat(len(seat), 1)
@@ -140,7 +139,7 @@ class TeamReader:
 
     def _to_distributions(self, features: list[torch.Tensor], device: torch.device) -> Distributions:
         logits = apply_heads(self.readers, features, self.team.width)
-        by_name = {}
+        by_name: dict[str, torch.Tensor] = {}
         for seat, block in zip(self.seats, logits, strict=True):
             normalised = block.to(device).log_softmax(-1)
             by_name.update(zip(seat, normalised.chunk(len(seat)), strict=True))
@@ -260,7 +259,10 @@ def fusion_generate(
     names = tuple(team.experts if experts is None else experts)  # type: ignore[attr-defined]
     constraint = constraint or KLConstraint()
     mask = model_kwargs.get("attention_mask")
-    rows = [row[keep.bool()].tolist() for row, keep in zip(input_ids, torch.ones_like(input_ids) if mask is None else mask, strict=True)]
+    rows = [
+        row[keep.bool()].tolist()
+        for row, keep in zip(input_ids, torch.ones_like(input_ids) if mask is None else mask, strict=True)
+    ]
     reader = TeamReader(team, names, track_evidence=method in READS_EVIDENCE)
     distributions = reader.read_prompts({seat[0]: rows for seat in reader.seats})
 
@@ -291,6 +293,4 @@ def fusion_generate(
         return input_ids
     from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-    return GenerateDecoderOnlyOutput(
-        sequences=input_ids, scores=tuple(scores) if generation_config.output_scores else None
-    )
+    return GenerateDecoderOnlyOutput(sequences=input_ids, scores=tuple(scores) if generation_config.output_scores else None)

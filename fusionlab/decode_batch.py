@@ -146,9 +146,7 @@ def stream(
     return wanted
 
 
-def make_recorder(
-    team: Team, prompts: Sequence[Prompt], settings: DecodeSettings, *, seed: int
-) -> TraceRecorder | None:
+def make_recorder(team: Team, prompts: Sequence[Prompt], settings: DecodeSettings, *, seed: int) -> TraceRecorder | None:
     """The recorder that a trace level asks for, or None."""
     if settings.trace is None:
         return None

@@ -83,9 +83,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Ch
     """The interpreter is new enough."""
     wanted = ".".join(map(str, MIN_PYTHON))
     detail = f"{'.'.join(map(str, version))} on {platform.system()} {platform.machine()}"
-    yield Check(
-        "python", version >= MIN_PYTHON, detail, f"install Python {wanted} or newer and run make setup again"
-    )
+    yield Check("python", version >= MIN_PYTHON, detail, f"install Python {wanted} or newer and run make setup again")
 
 
 def check_packages(requirements: Iterable[str] | None = None) -> Iterator[Check]:
@@ -134,9 +132,7 @@ def check_torch() -> Iterator[Check]:
     found = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if features.get(name)]
     note = "" if "avx512_f" in found else "; without AVX-512, 4-bit weights are unpacked once when loaded"
     threads = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() != 1 else ''}"
-    yield Check(
-        "torch", True, f"{torch.__version__}, {threads}, {' '.join(found) or platform.machine()}{note}"
-    )
+    yield Check("torch", True, f"{torch.__version__}, {threads}, {' '.join(found) or platform.machine()}{note}")
 
 
 def check_gpu() -> Iterator[Check]:
@@ -161,9 +157,7 @@ def check_bitsandbytes() -> Iterator[Check]:
     import torch
     from bitsandbytes import functional
 
-    values = (
-        torch.linspace(-1, 1, 64 * 64).reshape(64, 64).T.contiguous()
-    )  # every block spans the whole range
+    values = torch.linspace(-1, 1, 64 * 64).reshape(64, 64).T.contiguous()  # every block spans the whole range
     packed, state = functional.quantize_4bit(values, quant_type="nf4", compress_statistics=True)
     worst = float((functional.dequantize_4bit(packed, state) - values).abs().max())
     ok = worst < 0.2  # half the widest gap between two NF4 levels is 0.152, double quantisation adds a little
@@ -263,18 +257,14 @@ def check_kernel() -> Iterator[Check]:
         return
     kernels = KernelSpecManager().find_kernel_specs()
     detail = ", ".join(sorted(kernels)) or "no kernels"
-    yield Check(
-        "jupyter", "python3" in kernels, detail, f"{sys.executable} -m ipykernel install --user", False
-    )
+    yield Check("jupyter", "python3" in kernels, detail, f"{sys.executable} -m ipykernel install --user", False)
 
 
 def check_chromium() -> Iterator[Check]:
     """A Chromium for the browser tests; nothing else needs it."""
     found = find_chromium()
     remedy = "install Chromium with the system's packages, or: playwright install chromium"
-    yield Check(
-        "chromium", found is not None, found or "not found; only browser tests need it", remedy, False
-    )
+    yield Check("chromium", found is not None, found or "not found; only browser tests need it", remedy, False)
 
 
 def find_chromium() -> str | None:

@@ -283,9 +283,7 @@ def load_shipped(name: str) -> tuple[dict[str, torch.Tensor], dict[str, object]]
     """Stored tensors and metadata of a trained weight file in data/, checked against its sha256."""
     manifest = shipped_manifest()
     if name not in manifest:
-        raise UnknownNameError(
-            f"no shipped weights named {name!r}", remedy=f"known: {', '.join(manifest) or 'none'}"
-        )
+        raise UnknownNameError(f"no shipped weights named {name!r}", remedy=f"known: {', '.join(manifest) or 'none'}")
     path = data_folder() / name
     if not path.is_file():
         raise MissingFileError(f"{path} is missing", remedy="reinstall fusionlab or git checkout data/")

@@ -1,12 +1,14 @@
 """Several weights at once: descent of J inside the box [0, alpha_max]^E.
 
-With both divergences as residuals, H_f = alpha . A' - A - f and H_g = m A - alpha . (P @ d) - g, and C = A'' = Cov_P~(d):
+With both divergences as residuals, H_f = alpha . A' - A - f and H_g = m A - alpha . (P @ d) - g, and with
+C = A'' = Cov_P~(d):
 
     grad H_f = C alpha          grad H_g = m A' - P @ d          J = H_f^2 + H_g^2
 
 so a Gauss-Newton step needs a system of rank two, completed by the curvature H_g m C where that is positive and damped
-as Levenberg does (SIAM J. Appl. Math. 11, 431, 1963). With more experts than residuals many weights reach the same J; the
-damped step is the shortest, so that the result stays close to where it started and treats all experts alike.
+as Levenberg and Marquardt do (SIAM J. Appl. Math. 11, 431, 1963). With more experts than residuals many weights reach
+the same J; the damped step is the shortest, so that the result stays close to where it started and treats all experts
+alike. What is found is a local minimum.
 
 This module is numpy on E numbers per row. It knows nothing of tensors or vocabularies.
 """
@@ -40,7 +42,7 @@ def descend_jointly(
 
     alpha: (n, E) where to start; target: f and g, (n,) each; mass: (n,) sum(P); slope: (n, E) P @ d.
     """
-    count, experts = alpha.shape
+    count, _experts = alpha.shape
     size = target[0] ** 2 * terms[0] + target[1] ** 2 * terms[1]
 
     def model(index: NDArray[np.integer], weights: Array) -> tuple[Array, Array, Array]:
@@ -87,4 +89,5 @@ def _projected_step(alpha: Array, gradient: Array, curvature: Array, damping: Ar
     largest = np.einsum("nee->ne", curvature).max(-1)
     level = damping * np.where(largest > 0, largest, 1.0)
     system += np.eye(alpha.shape[1]) * np.where(free, level[:, None], 1.0)[:, :, None]
-    return -np.linalg.solve(system, (gradient * free)[:, :, None])[:, :, 0]
+    step = -np.linalg.solve(system, (gradient * free)[:, :, None])[:, :, 0]
+    return step.astype(np.float64)

@@ -15,8 +15,8 @@ With A' = E_P~[d] and A'' = Cov_P~(d):
 so a candidate weight costs three sums over the vocabulary, and both divergences grow along every ray.
 
 Why float64: the formulas subtract numbers of the size of d (up to 100 nats) to leave divergences that may be 1e-8 where
-two distributions nearly agree; float32 sums keep 1e-6. exp is the cost, and on a CPU float64 doubles it. Devices without
-float64 (mps) use float32. The log-probabilities are taken as given and never normalised again.
+two distributions nearly agree; float32 sums keep 1e-6. exp is the cost, and on a CPU float64 doubles it. Devices
+without float64 (mps) use float32. The log-probabilities are taken as given and never normalised again.
 
 This module knows the formulas; it does not know what to look for (search.py) or how to choose (solvers.py).
 """
@@ -38,8 +38,8 @@ Array = NDArray[np.float64]
 LOG_FLOOR = -100.0
 """What log Q or log R is taken to be where it is -inf (exp(-100) = 4e-44, the smallest float32).
 
-A token with R = 0 adds nothing to f = KL(R||Q); one with Q = 0 < R adds R (log R + 100) instead of infinity, and likewise
-for g. Finite values are never raised to the floor.
+A token with R = 0 adds nothing to f = KL(R||Q); one with Q = 0 < R adds R (log R + 100) instead of infinity, and
+likewise for g. Finite values are never raised to the floor.
 """
 
 _SAFE_SUM = (1e-250, 1e250)  # a sum of exponentials in here lost nothing to under- or overflow
@@ -220,14 +220,15 @@ def fuse(log_p: Tensor, log_q: Tensor, log_r: Tensor, alpha: Tensor) -> Tensor:
     >>> fuse(p, p, p[None], torch.zeros(1, 1)).equal(p)
     True
 
-    log_p, log_q: (B, V); log_r: (E, B, V); alpha: (B, E). Returns (B, V). A token impossible under P stays impossible; -inf
-    in Q or R counts as LOG_FLOOR. Rows whose weights are all 0 are returned as they came.
+    log_p, log_q: (B, V); log_r: (E, B, V); alpha: (B, E). Returns (B, V). A token impossible under P stays impossible;
+    -inf in Q or R counts as LOG_FLOOR. Rows whose weights are all 0 are returned as they came.
     Raises DistributionError when shapes disagree or the result would hold NaN.
     """
     _check_shapes(log_p, log_q, log_r)
     if alpha.shape != (log_p.shape[0], log_r.shape[0]):
         raise DistributionError(
-            f"fuse: alpha has shape {tuple(alpha.shape)}", remedy=f"pass (B, E) = {(log_p.shape[0], log_r.shape[0])}"
+            f"fuse: alpha has shape {tuple(alpha.shape)}",
+            remedy=f"pass (B, E) = {(log_p.shape[0], log_r.shape[0])}",
         )
     dtype = working_dtype(log_p.device)
     weight = alpha.to(log_p.device, dtype)
@@ -250,8 +251,11 @@ def kl_table(log_p: Tensor, log_q: Tensor, log_r: Tensor, grid: Sequence[float] 
     log_p, log_q: (B, V); log_r: (E, B, V); grid: (G,). Returns KL(P~||P) and KL(P||P~), each (B, E, G) float32 nats.
     """
     weights = np.asarray(torch.as_tensor(grid, dtype=torch.float64).cpu())
-    forward, reverse = kl_on_grid(prepare_step(log_p, log_q, log_r), weights)
-    return tuple(torch.from_numpy(kl).movedim(1, 0).float().to(log_p.device) for kl in (forward, reverse))  # type: ignore[return-value]
+    forward, reverse = (
+        torch.from_numpy(np.ascontiguousarray(kl.swapaxes(0, 1), dtype=np.float32)).to(log_p.device)
+        for kl in kl_on_grid(prepare_step(log_p, log_q, log_r), weights)
+    )
+    return forward, reverse
 
 
 def kl_on_grid(step: Step, weights: Array) -> tuple[Array, Array]:
@@ -269,7 +273,7 @@ def kl_on_grid(step: Step, weights: Array) -> tuple[Array, Array]:
 
 
 def _uniform_grid(log_p: Tensor, delta: Tensor, weights: Array) -> Array:
-    """A and A' at evenly spaced weights, (G, 2): one exp for the step, then a product per weight. log_p, delta: (V,)."""
+    """A and A' at evenly spaced weights, (G, 2): one exp for the step, then products. log_p, delta: (V,)."""
     buffer = torch.empty_like(log_p)
     table = np.full((len(weights), 2), np.nan)
     if float(log_p.min()) > _SAFE_LOG_P:  # a token that underflows at the first weight could never come back
@@ -281,7 +285,7 @@ def _uniform_grid(log_p: Tensor, delta: Tensor, weights: Array) -> Array:
                 break
             table[index] = np.log(total), first / total
             buffer.mul_(factor)
-    for index in np.flatnonzero(np.isnan(table[:, 0])):
+    for index in np.flatnonzero(np.isnan(table[:, 0])).tolist():
         sums = _tilted_sums(log_p, delta, float(weights[index]), buffer)
         table[index] = _cumulants_of_sums(np.array([sums]))[0, :2]
     return table
@@ -347,7 +351,8 @@ def _check_values(log_p: Tensor, log_q: Tensor, log_r: Tensor, names: Sequence[s
             empty = (values == -torch.inf).all(-1).nonzero()
             if len(empty):
                 raise DistributionError(
-                    f"{name}: every token of row {int(empty[0])} is impossible (-inf)", remedy="leave one token unmasked"
+                    f"{name}: every token of row {int(empty[0])} is impossible (-inf)",
+                    remedy="leave one token unmasked",
                 )
     return lowest == -torch.inf
 

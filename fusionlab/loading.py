@@ -65,9 +65,7 @@ def load_team(
         return load_embedded_team(experts, dtype=dtype, device_map=device_map, say=say)
     assert large is not None and small is not None
     if experts is not None and not isinstance(experts, Mapping):
-        raise ModelError(
-            f"experts is {experts!r}", remedy="pass a mapping such as experts={'math': 'id or folder'}"
-        )
+        raise ModelError(f"experts is {experts!r}", remedy="pass a mapping such as experts={'math': 'id or folder'}")
     source = ModelSource(large, dtype=dtype, quantization=quantization, device_map=device_map, revision=revision,
                          trust_remote_code=trust_remote_code)  # fmt: skip
     paths = {expert: str(path) for expert, path in (experts or {}).items()}

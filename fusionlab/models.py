@@ -153,9 +153,7 @@ def count_parameters(config: Any) -> tuple[int, int]:
     model.tie_weights()
     head = model.get_output_embeddings()
     linear = sum(
-        module.weight.numel()
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
+        module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head
     )
     total = sum({id(parameter): parameter.numel() for parameter in model.parameters()}.values())
     return total, linear

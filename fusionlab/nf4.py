@@ -88,9 +88,7 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, *, metadata: M
     return digest
 
 
-def load_tensors(
-    path: Path, *, sha256: str | None = None
-) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+def load_tensors(path: Path, *, sha256: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
     """Read a file that `save_tensors` wrote, after checking its sha256 when one is given.
 
     Returns the tensors and the metadata. Raises `CorruptFileError` for a wrong hash or an unreadable file.
@@ -115,8 +113,7 @@ def check_sha256(path: Path, expected: str) -> None:
     received = sha256_of_file(path)
     if received != expected:
         raise CorruptFileError(
-            f"{path} is corrupted or truncated: {path.stat().st_size:,} bytes with sha256 {received}, "
-            f"expected {expected}",
+            f"{path} is corrupted or truncated: {path.stat().st_size:,} bytes with sha256 {received}, expected {expected}",
             remedy="delete it and fetch it again (shipped weights: reinstall, or git checkout)",
         )
 

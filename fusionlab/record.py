@@ -45,7 +45,7 @@ class TraceRecorder:
             raise UnknownNameError(f"unknown trace level {level!r}", remedy="known: full, light, or None")
         self.prompts, self.experts, self.method = list(prompts), tuple(experts), method
         self.constraint, self.level, self.piece_of, self.meta = constraint, level, piece_of, dict(meta)
-        self.grid = np.unique(np.append(GRID[GRID <= constraint.alpha_max], constraint.alpha_max))
+        self.grid = np.unique(np.append(GRID[constraint.alpha_max >= GRID], constraint.alpha_max))
         self.rows: list[list[dict[str, Any]]] = [[] for _ in prompts]
 
     def add_step(self, step: FusedStep, tokens: torch.Tensor, live: Sequence[int]) -> None:
@@ -69,8 +69,7 @@ class TraceRecorder:
         meta = self.meta | {"created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                             "versions": versions()}  # fmt: skip
         return [
-            self._build(prompt, text, rows, meta)
-            for prompt, text, rows in zip(self.prompts, texts, self.rows, strict=True)
+            self._build(prompt, text, rows, meta) for prompt, text, rows in zip(self.prompts, texts, self.rows, strict=True)
         ]
 
     def _build(self, prompt: str, text: str, rows: list[dict[str, Any]], meta: dict[str, Any]) -> Trace:

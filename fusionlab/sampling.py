@@ -40,7 +40,12 @@ class Sampling:
     @cached_property
     def warpers(self) -> Any:
         """Transformers' warpers in its own order: temperature, top-k, top-p."""
-        from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+        from transformers import (
+            LogitsProcessorList,
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
+        )
 
         warpers = LogitsProcessorList()
         if self.temperature != 1.0:

@@ -7,9 +7,10 @@ For one direction d and weight a >= 0, with targets f, g and m = sum(P):
 Both h grow with a. So between two evaluated weights J is at least the squared distance of (f, g) to the box of the
 values of h at both ends: a bound that discards most of the range, and everything outside the two roots, for good.
 Inside what is left J may have several minima. There A is interpolated by the quintic that matches A, A', A'' at both
-ends, and J is scanned on the interpolant, which costs nothing beside a sum over 50,000 tokens. How wrong the interpolant
-turns out at the next evaluated weight says how wrong it may be elsewhere in the cell. Evaluations go where J may still be
-lower; the search ends when nowhere it can be, by more than 1e-4 J + 1e-8 (f^2 + g^2).
+ends, and J is scanned on the interpolant, which costs nothing beside a sum over 50,000 tokens. How wrong the
+interpolant turns out at the next evaluated weight says how wrong it may be elsewhere in the cell. Evaluations go where
+J may still be lower; the search ends when nowhere it can be, by more than 1e-4 J + 1e-8 (f^2 + g^2). The bound is
+rigorous, the error of an interpolant is an estimate; h that should grow and does not is never trusted.
 
 This module is numpy on a few numbers per row. It knows nothing of tensors or vocabularies.
 """
@@ -85,8 +86,8 @@ class Targets:
 def search_weights(evaluate: Evaluate, start: Array, targets: Targets, *, alpha_max: float) -> tuple[Array, Array]:
     """The minimiser of J on [0, alpha_max] and its J, for n problems at once: (n,), (n,).
 
-    start: (n, 3) A, A', A'' at weight 0. Weights are float32 numbers. Each problem's result depends on nothing but itself;
-    solved ones are no longer evaluated.
+    start: (n, 3) A, A', A'' at weight 0. Weights are float32 numbers. Each problem's result depends on nothing but
+    itself; solved ones are no longer evaluated.
     """
     cells = _first_cells(evaluate, start, targets, alpha_max)
     best = np.empty((len(start), 10))  # the cell with the smallest J, and the scanned point of it
@@ -109,7 +110,7 @@ def search_weights(evaluate: Evaluate, start: Array, targets: Targets, *, alpha_
 def _first_cells(evaluate: Evaluate, start: Array, aim: Targets, alpha_max: float) -> Array:
     """[0, 1] and [1, alpha_max], the latter evaluated only where a root of either h lies beyond 1.
 
-    Returns (n, 2, 9): left weight, A, A', A'' there; the same at the right; roughness, the c of the interpolant's error.
+    Returns (n, 2, 9): left weight, A, A', A'' there; the same at the right; roughness, the c of the error above.
     """
     count = len(start)
     middle = min(1.0, alpha_max / 2)
@@ -201,7 +202,8 @@ def _best_cells(scan: _Scan, cells: Array) -> Array:
 def _split_cells(cells: Array, cell: Index, place: Index, data: Array, node: Array) -> Array:
     """Split one cell a row at an evaluated weight, and note how wrong its interpolant was there.
 
-    cells: (n, C, 9); cell, place: (n,); data: (n, 6) of the cell; node: (n, 4) weight, A, A', A''. Returns (n, C + 1, 9).
+    cells: (n, C, 9); cell, place: (n,); data: (n, 6) of the cell; node: (n, 4) weight, A, A', A''.
+    Returns (n, C + 1, 9).
     """
     each = np.arange(len(cells))
     parent = cells[each, cell]
@@ -235,7 +237,10 @@ def _polish(best: Array, aim: Targets, alpha_max: float) -> tuple[Array, Array]:
         objective = forward**2 + reverse**2
         better = objective < value
         found, value = np.where(better, weight, found), np.where(better, objective, value)
-        by_forward, by_reverse = weight * variance * aim.terms[0], aim.mass * (mean - aim.slope) * aim.terms[1]
+        by_forward, by_reverse = (
+            weight * variance * aim.terms[0],
+            aim.mass * (mean - aim.slope) * aim.terms[1],
+        )
         gradient = forward * by_forward + reverse * by_reverse
         curvature = by_forward**2 + by_reverse**2 + forward * (variance + weight * third)
         curvature += reverse * aim.mass * variance

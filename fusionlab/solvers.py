@@ -4,8 +4,8 @@ Symbols are those of kl.py. The objective, for one expert (arXiv 2406.15480, equ
 
     J(a) = (KL(P~||P) - kappa f)^2 + (KL(P||P~) - kappa g)^2,   f = KL(R||Q),  g = KL(Q||R)
 
-For several experts the paper sums J over all experts' targets. As sum_t (h - f_t)^2 = E (h - mean f)^2 + const, the search
-asks for the *mean* target, and knows nothing of which expert is relevant to the text; `evidence` does.
+For several experts the paper sums J over all experts' targets. As sum_t (h - f_t)^2 = E (h - mean f)^2 + const, the
+search asks for the *mean* target, and knows nothing of which expert is relevant to the text; `evidence` does.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from fusionlab.search import Targets, largest_scale_within, search_weights
 
 __all__ = ["SOLVERS", "KLConstraint", "Solution", "fuse", "kl_table", "posterior", "solve"]
 
+_PAPER = KLConstraint()
 _GRID_STEP = 0.1  # the paper's
 _PREFERENCE = 1e-6  # how much better the end of a start that favours one expert must be
 
@@ -65,7 +66,7 @@ def solve(
     log_r: Tensor,
     *,
     method: str = "exact",
-    constraint: KLConstraint = KLConstraint(),
+    constraint: KLConstraint = _PAPER,
     evidence: Tensor | None = None,
     experts: Sequence[str] | None = None,
     steps: Sequence[int] | Tensor | None = None,
@@ -79,12 +80,12 @@ def solve(
 
     log_p, log_q: (B, V); log_r: (E, B, V): natural-log probabilities of any float dtype; -inf is a masked token.
     method: a key of SOLVERS. evidence: (B, E) log-likelihood ratios in nats, read by "evidence" (None: zeros).
-    experts: E names, for messages and `constraint.force` (default "0", "1", ...). steps: (B,) number of the generated token
-    of each row, needed when `constraint.force` names tokens. top_k: look for weights among the k likeliest tokens of P and
-    one tail token of exact mass; targets, divergences and budget of the result are those of the whole vocabulary.
+    experts: E names, for messages and `constraint.force` (default "0", "1", ...). steps: (B,) number of the generated
+    token of each row, needed when `constraint.force` names tokens. top_k: look for weights among the k likeliest tokens
+    of P and one tail token of exact mass; targets, divergences and budget of the result are those of all tokens.
 
-    Order: the method chooses within [0, alpha_max]; the budget shortens; force overrides. scale=0 gives weights of exactly
-    0 with every method.
+    Order: the method chooses within [0, alpha_max]; the budget shortens; force overrides. scale=0 gives weights of
+    exactly 0 with every method.
 
     Raises DistributionError (NaN, +inf, shapes), UnknownNameError (method, forced expert), ConstraintError (options).
     """
@@ -175,8 +176,8 @@ def solve_exact(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array
 def solve_joint(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array:
     """The objective of `grid` over all experts' weights at once.
 
-    Descends from the best equal weights and from the best weight of each expert alone, so J is never above that of `exact`.
-    Of ends that are equally good the first of these is kept: experts that can be exchanged get equal weights.
+    Descends from the best equal weights and from the best weight of each expert alone, so J is never above that of
+    `exact`. Of ends that are equally good the first of these is kept: experts that can be exchanged get equal weights.
     """
     experts, rows, _ = step.shape
     aims = _mean_targets(step, constraint)
@@ -185,9 +186,7 @@ def solve_joint(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array
         return single.T
     even = np.ones((rows, experts))
     mixed = mix_deltas(step.deltas, even)  # as if there were one expert: the sum of all deltas
-    together = replace(
-        step, deltas=mixed[None], start=cumulants(step.log_p, mixed, np.arange(rows), np.zeros(rows))[None]
-    )
+    together = replace(step, deltas=mixed[None], start=cumulants(step.log_p, mixed, np.arange(rows), np.zeros(rows))[None])
     shared, _ = _search_each(together, constraint, aims[0][:1], aims[1][:1])
     starts = np.concatenate([shared[0, :, None] * even, *(single[e][:, None] * np.eye(experts)[e] for e in range(experts))])
     row = np.tile(np.arange(rows), experts + 1)
@@ -284,7 +283,10 @@ def _force_weights(alpha: Array, force: Mapping, names: Sequence[str], steps: Se
     column = {name: index for index, name in enumerate(names)}
     by_token = {key: value for key, value in force.items() if not isinstance(key, str)}
     by_expert = {key: value for key, value in force.items() if isinstance(key, str)}
-    for name in [*by_expert, *(name for value in by_token.values() if isinstance(value, Mapping) for name in value)]:
+    for name in [
+        *by_expert,
+        *(name for value in by_token.values() if isinstance(value, Mapping) for name in value),
+    ]:
         if name not in column:
             raise UnknownNameError(f"force names the expert {name!r}", remedy=f"known experts: {', '.join(names)}")
     for name, weight in by_expert.items():
@@ -327,9 +329,7 @@ def _checked_evidence(evidence: Tensor | None, rows: int, experts: int) -> Tenso
     if evidence is None:
         return torch.zeros(rows, experts)
     if evidence.shape != (rows, experts):
-        raise DistributionError(
-            f"evidence has shape {tuple(evidence.shape)}", remedy=f"pass (B, E) = {(rows, experts)}"
-        )
+        raise DistributionError(f"evidence has shape {tuple(evidence.shape)}", remedy=f"pass (B, E) = {(rows, experts)}")
     ratios = evidence.detach().cpu()
     bad = (ratios.isnan() | (ratios == torch.inf)).nonzero()
     if len(bad):

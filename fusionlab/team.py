@@ -20,8 +20,8 @@ from fusionlab.vocab import check_special_tokens, id_to_token, shared_width
 
 if TYPE_CHECKING:
     from fusionlab.adapters import SharedBackbone
-    from fusionlab.models import LoadedModel
     from fusionlab.decode_batch import Token
+    from fusionlab.models import LoadedModel
     from fusionlab.trace import Trace
 
 

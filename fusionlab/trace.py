@@ -281,9 +281,7 @@ class Trace:
         """Read a file that holds one trace. Raises `MissingFileError`, `CorruptFileError`, `TraceError`."""
         traces = load_traces(path)
         if len(traces) != 1:
-            raise TraceError(
-                f"{path} holds {len(traces)} traces", remedy="read it with fusionlab.trace.load_traces"
-            )
+            raise TraceError(f"{path} holds {len(traces)} traces", remedy="read it with fusionlab.trace.load_traces")
         return traces[0]
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
@@ -346,9 +344,7 @@ def _checked_array(name: str, values: object, shape: tuple[int, ...], dims: str,
     array = np.asarray(values)
     if array.shape != shape:
         letters = ", ".join(dims)
-        raise TraceError(
-            f"trace field {name!r} must have shape ({letters}) = {shape}, received {array.shape}"
-        )
+        raise TraceError(f"trace field {name!r} must have shape ({letters}) = {shape}, received {array.shape}")
     if array.size and not np.can_cast(array.dtype, dtype, casting="same_kind"):
         raise TraceError(f"trace field {name!r} must hold {dtype}, received {array.dtype}")
     cast = np.array(array, dtype=dtype, order="C", copy=True)

@@ -62,9 +62,7 @@ def write_traces(traces: list[Trace], path: str | PathLike[str]) -> None:
     table = pa.concat_tables([_token_table(i, trace) for i, trace in enumerate(traces)] or [_empty_table()])
     header = {VERSION_KEY: str(TRACE_VERSION).encode(), RUNS_KEY: runs, SUM_KEY: _sha256(runs)}
     table = table.replace_schema_metadata(header)
-    write_atomically(
-        path, lambda draft: pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
-    )
+    write_atomically(path, lambda draft: pq.write_table(table, draft, compression="zstd", write_page_checksum=True))
 
 
 def read_traces(path: str | PathLike[str]) -> list[Trace]:
@@ -95,19 +93,14 @@ def read_traces(path: str | PathLike[str]) -> list[Trace]:
 def _runs_of_this_version(metadata: dict[bytes, bytes], path: str | PathLike[str]) -> list[dict[str, Any]]:
     version = metadata.get(VERSION_KEY)
     if version is None or RUNS_KEY not in metadata:
-        raise TraceError(
-            f"{path} is a Parquet file, but not a trace", remedy="pass a file that Trace.save wrote"
-        )
+        raise TraceError(f"{path} is a Parquet file, but not a trace", remedy="pass a file that Trace.save wrote")
     if version != str(TRACE_VERSION).encode():
         raise TraceError(
-            f"{path} is a trace of version {version.decode(errors='replace')}, this is a reader of version "
-            f"{TRACE_VERSION}",
+            f"{path} is a trace of version {version.decode(errors='replace')}, this is a reader of version {TRACE_VERSION}",
             remedy="read it with the fusionlab release that wrote it, or record the trace again",
         )
     if metadata.get(SUM_KEY) != _sha256(metadata[RUNS_KEY]):
-        raise CorruptFileError(
-            f"{path} has a damaged header", remedy="copy it again, or record the trace again"
-        )
+        raise CorruptFileError(f"{path} has a damaged header", remedy="copy it again, or record the trace again")
     return list(json.loads(metadata[RUNS_KEY]))
 
 
@@ -118,9 +111,7 @@ def _sha256(data: bytes) -> bytes:
 def _run_record(trace: Trace) -> dict[str, Any]:
     record: dict[str, Any] = {name: getattr(trace, name) for name in RUN_FIELDS}
     record["tokens"], record["top_k"] = len(trace), trace.topk_ids_large.shape[1]
-    record["grid"] = (
-        None if trace.grid is None else [float(a) for a in trace.grid]
-    )  # float32 -> float64 is exact
+    record["grid"] = None if trace.grid is None else [float(a) for a in trace.grid]  # float32 -> float64 is exact
     return record
 
 

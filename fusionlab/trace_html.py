@@ -24,9 +24,7 @@ from fusionlab.trace_text import expert_letter, group_pieces, trace_to_text, vis
 TOP_SHOWN = 8  # entries of each top-k list that the page carries; the file keeps all
 
 
-def traces_to_html(
-    traces: Sequence[Trace], path: str | PathLike[str] | None = None, *, title: str | None = None
-) -> str:
+def traces_to_html(traces: Sequence[Trace], path: str | PathLike[str] | None = None, *, title: str | None = None) -> str:
     """The page as text; also written to `path` if given, atomically.
 
     >>> page = traces_to_html(result.traces, "runs/demo/traces.html", title="Two tasks")   # doctest: +SKIP
@@ -89,11 +87,7 @@ def constraint_in_words(constraint: Mapping[str, Any]) -> str:
     'scale κ = 1, direction = both, greatest weight = 2'
     """
     names = {"scale": "scale κ", "alpha_max": "greatest weight", "budget": "budget (nats)"}
-    shown = [
-        f"{names.get(key, key)} = {_in_words(value)}"
-        for key, value in constraint.items()
-        if value is not None
-    ]
+    shown = [f"{names.get(key, key)} = {_in_words(value)}" for key, value in constraint.items() if value is not None]
     return ", ".join(shown) or "none"
 
 
@@ -124,17 +118,14 @@ def _trace_record(trace: Trace) -> dict[str, Any]:
     n, e = len(trace), len(trace.experts)
     return {
         "prompt": visible(trace.prompt, newline="\n"),
-        "experts": [
-            {"name": visible(name), "letter": expert_letter(i)} for i, name in enumerate(trace.experts)
-        ],
+        "experts": [{"name": visible(name), "letter": expert_letter(i)} for i, name in enumerate(trace.experts)],
         "facts": _facts(trace),
         "scale": trace.constraint.get("scale", 1.0),
         "direction": trace.constraint.get("direction", "both"),
         "ids": trace.token_ids.tolist(),
         "pieces": [visible(piece, newline="\n") for piece in trace.pieces],
         "groups": [
-            [group.start, group.stop, visible(group.text, newline="\n")]
-            for group in group_pieces(trace.pieces, trace.text)
+            [group.start, group.stop, visible(group.text, newline="\n")] for group in group_pieces(trace.pieces, trace.text)
         ],
         "alpha": _rounded(trace.alpha),
         "targetForward": _rounded(trace.target_forward),
@@ -210,9 +201,7 @@ def _rounded(array: Any) -> Any:
 
 def _facts(trace: Trace) -> list[list[str]]:
     facts = [["Method", trace.method], ["Constraint", constraint_in_words(trace.constraint)]]
-    facts += [
-        [role.replace("_", " ").capitalize(), words] for role, words in _models(trace.meta.get("models"))
-    ]
+    facts += [[role.replace("_", " ").capitalize(), words] for role, words in _models(trace.meta.get("models"))]
     for key in ("sampling", "seed", "versions", "created"):
         if trace.meta.get(key) is not None:
             facts.append([key.capitalize(), _in_words(trace.meta[key])])
@@ -236,7 +225,5 @@ def _models(models: object, prefix: str = "") -> list[tuple[str, str]]:
 
 def _in_words(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(
-            f"{key} {_in_words(entry)}" for key, entry in value.items() if entry not in (None, {})
-        )
+        return ", ".join(f"{key} {_in_words(entry)}" for key, entry in value.items() if entry not in (None, {}))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -83,9 +83,7 @@ def _runs_of_fragments(pieces: tuple[str, ...]) -> list[PieceGroup]:
 def _ends_of_run(raw: str, text: str, at: int) -> list[int]:
     """Where in `text` a run that begins at `at` can end; empty where it does not fit."""
     if REPLACEMENT not in raw:
-        form = (
-            raw if at or text.startswith(" ") else raw.lstrip(" ")
-        )  # some tokenizers drop a text's first space
+        form = raw if at or text.startswith(" ") else raw.lstrip(" ")  # some tokenizers drop a text's first space
         return [at + len(form)] if text.startswith(form, at) else []
     # a sign stands for a part of a character, and only characters beyond ASCII have parts
     shape = re.sub(f"{REPLACEMENT}+", lambda signs: f"[^\\x00-\\x7f]{{1,{len(signs[0])}}}", re.escape(raw))

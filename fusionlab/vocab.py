@@ -19,9 +19,7 @@ def id_to_token(tokenizer: Any) -> dict[int, str]:
     return {index: token for token, index in tokenizer.get_vocab().items()}
 
 
-def shared_width(
-    large: Mapping[int, str], others: Mapping[str, Mapping[int, str]], *, heads: Mapping[str, int]
-) -> int:
+def shared_width(large: Mapping[int, str], others: Mapping[str, Mapping[int, str]], *, heads: Mapping[str, int]) -> int:
     """How many leading ids all models share; logits are cut to this width V.
 
     large, others: id -> token maps, by member name; heads: rows of each model's output head.
@@ -34,8 +32,7 @@ def shared_width(
         differing = sorted(index for index in large.keys() & other.keys() if large[index] != other[index])
         if differing:
             shown = "; ".join(
-                f"id {index} is {other[index]!r}, the large model's is {large[index]!r}"
-                for index in differing[:_SHOWN]
+                f"id {index} is {other[index]!r}, the large model's is {large[index]!r}" for index in differing[:_SHOWN]
             )
             raise VocabMismatchError(
                 f"{name} and the large model disagree on {len(differing):,} token ids: {shown}",

@@ -47,9 +47,7 @@ def open_browser() -> Iterator[Browser]:
             browser.close()
 
 
-def open_page(
-    browser: Browser, file: Path, *, width: int = 1400, height: int = 900, **options: Any
-) -> tuple[Page, Watch]:
+def open_page(browser: Browser, file: Path, *, width: int = 1400, height: int = 900, **options: Any) -> tuple[Page, Watch]:
     """Open a local file and keep watch on it."""
     page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
     watch = Watch()

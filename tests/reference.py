@@ -1,7 +1,7 @@
 """The paper's formulas, literally, slowly and in float64: every fused distribution is written out in full.
 
-Symbols as in fusionlab/kl.py. One row at a time: log_p, log_q (V,), log_r (E, V). Nothing here is shared with the package
-except the floor, which is a stated constant of it.
+Symbols as in fusionlab/kl.py. One row at a time: log_p, log_q (V,), log_r (E, V). Nothing here is shared with the
+package except the floor, which is a stated constant of it.
 """
 
 from __future__ import annotations
@@ -47,42 +47,34 @@ def targets(log_q: Array, log_r: Array) -> tuple[Array, Array]:
 
 
 def objective(
-    log_p: Array,
-    log_q: Array,
-    log_r: Array,
-    alpha: Array,
-    *,
-    scale: float = 1.0,
-    direction: str = "both",
-    of: int | None = None,
+    log_p: Array, log_q: Array, log_r: Array, alpha: Array, *, scale: float = 1.0, direction: str = "both"
 ) -> float:
-    """J summed over all experts' targets, or that of expert `of` alone."""
-    forward, reverse = divergences(log_p, log_q, log_r, alpha)
-    f, g = (values if of is None else values[of : of + 1] for values in targets(log_q, log_r))
-    total = 0.0
-    if direction != "reverse":
-        total += float(np.sum((forward - scale * f) ** 2))
-    if direction != "forward":
-        total += float(np.sum((reverse - scale * g) ** 2))
-    return total
+    """J of the weights alpha (E,), summed over all experts' targets."""
+    return _distance(divergences(log_p, log_q, log_r, alpha), targets(log_q, log_r), scale, direction)
 
 
 def search(
-    log_p: Array, log_q: Array, log_r: Array, candidates: Array, **options: object
-) -> tuple[int, float, Array, Array]:
+    log_p: Array, log_q: Array, log_r: Array, candidates: Array, *, scale: float = 1.0, direction: str = "both"
+) -> tuple[int, float, float, Array]:
     """The paper's search: one expert at a time, every candidate. Expert, weight and J of the best; all J (E, G).
 
     Equal J: the smallest weight, then the first expert.
     """
-    experts = len(log_r)
+    aims = targets(log_q, log_r)
+    alone = np.eye(len(log_r))
     table = np.array(
         [
-            [objective(log_p, log_q, log_r, a * np.eye(experts)[e], **options) for a in candidates]  # type: ignore[arg-type]
-            for e in range(experts)
+            [_distance(divergences(log_p, log_q, log_r, a * expert), aims, scale, direction) for a in candidates]
+            for expert in alone
         ]
     )
     place = int(table.T.argmin())
-    return place % experts, float(candidates[place // experts]), table.min(), table
+    return place % len(alone), float(candidates[place // len(alone)]), float(table.min()), table
+
+
+def _distance(reached: tuple[float, float], aims: tuple[Array, Array], scale: float, direction: str) -> float:
+    forward, reverse = (float(np.sum((kl - scale * aim) ** 2)) for kl, aim in zip(reached, aims, strict=True))
+    return forward * (direction != "reverse") + reverse * (direction != "forward")
 
 
 KINDS = ("random", "nearly one-hot", "nearly equal", "heavy tails")

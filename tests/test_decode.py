@@ -23,7 +23,10 @@ def large_alone(team: Team, prompt: str, new_tokens: int) -> list[int]:
     """The large model's own greedy generate, one prompt at a time."""
     inputs = team.large.tokenizer(prompt, return_tensors="pt")
     written = team.large.model.generate(
-        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, do_sample=False, max_new_tokens=new_tokens
+        input_ids=inputs.input_ids,
+        attention_mask=inputs.attention_mask,
+        do_sample=False,
+        max_new_tokens=new_tokens,
     )
     ids: list[int] = written[0, inputs.input_ids.shape[1] :].tolist()
     return ids
@@ -96,16 +99,16 @@ def test_a_batch_equals_its_prompts_one_by_one(method: str) -> None:
     apart = [team.generate([prompt], method=method, max_new_tokens=40) for prompt in PROMPTS]
     assert together.token_ids == [single.token_ids[0] for single in apart]
     for trace, single in zip(together.traces, apart, strict=True):
-        torch.testing.assert_close(
-            torch.tensor(trace.alpha), torch.tensor(single.traces[0].alpha), atol=5e-3, rtol=0
-        )
+        torch.testing.assert_close(torch.tensor(trace.alpha), torch.tensor(single.traces[0].alpha), atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0, 1.5])
 def test_static_equals_an_independent_proxy_tuning(weight: float) -> None:
     """Proxy tuning adds weight x (expert - small) to the logits; ours must be that, token for token."""
     team = make_team()
-    result = team.generate(PROMPTS, method="static", constraint=KLConstraint(scale=weight), experts=["a"], max_new_tokens=20)
+    result = team.generate(
+        PROMPTS, method="static", constraint=KLConstraint(scale=weight), experts=["a"], max_new_tokens=20
+    )
     expert = merged_expert(team, "a")
     by_hand = [proxy_tuning_by_hand(team, expert, prompt, weight, 20) for prompt in PROMPTS]
     assert result.token_ids == by_hand
@@ -261,6 +264,7 @@ def test_traces_agree_with_what_was_written() -> None:
         assert trace.token_ids.tolist() == ids
         assert trace.topk_ids_fused[:, 0].tolist() == ids  # greedy
         assert (trace.flipped == (trace.topk_ids_large[:, 0] != trace.topk_ids_fused[:, 0])).all()
+        assert trace.grid is not None and trace.grid_kl_forward is not None
         at = abs(trace.grid[None, :] - trace.alpha).argmin(1)
         for token, index in enumerate(at):
             gap = abs(trace.grid[index] - trace.alpha[token, 0])

@@ -95,9 +95,7 @@ def test_nf4_round_trip_is_really_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("limit", "used", "left"), [("2000000", "500000", 1_500_000), ("100", "900", 0)])
-def test_memory_is_the_containers_where_it_has_a_limit(
-    tmp_path: Path, limit: str, used: str, left: int
-) -> None:
+def test_memory_is_the_containers_where_it_has_a_limit(tmp_path: Path, limit: str, used: str, left: int) -> None:
     """Binder shows the host's memory and kills at 2 GB."""
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text(f"{used}\n")
@@ -166,9 +164,7 @@ def run_check(name: str, monkeypatch: pytest.MonkeyPatch) -> list[Check]:
     return doctor.run_checks()
 
 
-def test_an_empty_cache_is_no_failure_but_names_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_cache_is_no_failure_but_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first fetch everything else may be fine."""
     monkeypatch.setenv("FUSIONLAB_CACHE", str(tmp_path))
     text, healthy = render(run_check("large model", monkeypatch))
@@ -177,9 +173,7 @@ def test_an_empty_cache_is_no_failure_but_names_the_command(
     assert healthy
 
 
-def test_one_changed_byte_in_the_converted_model_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_changed_byte_in_the_converted_model_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even with size and time as they were, which is what a failing disk looks like."""
     monkeypatch.setenv("FUSIONLAB_CACHE", str(tmp_path))
     weights = make_converted_cache(tmp_path)
@@ -196,9 +190,7 @@ def test_one_changed_byte_in_the_converted_model_fails(
     assert "fusionlab fetch" in (check.remedy or "")
 
 
-def test_shipped_weights_are_held_against_their_sha256(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shipped_weights_are_held_against_their_sha256(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Git clone can be cut short; then no manifest, a missing file and a changed one each say so."""
     monkeypatch.setattr(embedded, "data_folder", lambda: tmp_path)
     (check,) = run_check("shipped weights", monkeypatch)
@@ -243,9 +235,7 @@ def test_a_missing_browser_is_optional(tmp_path: Path, monkeypatch: pytest.Monke
     assert doctor.find_chromium() == str(fetched)
 
 
-def test_a_driver_that_torch_cannot_use_is_pointed_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_that_torch_cannot_use_is_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU build on a GPU machine runs, slowly, and says nothing by itself."""
     import torch
 

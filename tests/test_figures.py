@@ -142,9 +142,7 @@ def test_distribution_pools_traces_and_every_token_is_in_one_bar() -> None:
 def test_distribution_holds_any_greatest_weight(weight: float) -> None:
     """Forced weights can be zero everywhere or far beyond the paper's 2."""
     alpha = np.array([[0.0, 0.0], [weight, 0.0], [weight / 3, weight]])
-    for flipped, other in zip(
-        *[iter(traces_of("bar", weight_distribution(make_trace(alpha=alpha))))] * 2, strict=True
-    ):
+    for flipped, other in zip(*[iter(traces_of("bar", weight_distribution(make_trace(alpha=alpha))))] * 2, strict=True):
         assert sum(flipped.y) + sum(other.y) == pytest.approx(1)
 
 

@@ -56,7 +56,7 @@ def test_divergences_of_1e_8_nats_keep_six_digits(dtype: torch.dtype) -> None:
     assert 1e-9 < f[0] < 1e-7
     assert step.target_forward[0, 0] == pytest.approx(f[0], rel=1e-6)
     assert step.target_reverse[0, 0] == pytest.approx(g[0], rel=1e-6)
-    expected = reference.divergences(*(x.double().numpy()[0] for x in (p, q)), r.double().numpy(), np.array([0.7]))
+    expected = reference.divergences(p[0].double().numpy(), q[0].double().numpy(), r.double().numpy(), np.array([0.7]))
     assert np.ravel(kl.kl_at(step, np.array([[0.7]]))) == pytest.approx(expected, rel=1e-6)
 
 
@@ -80,16 +80,15 @@ def test_weights_that_overflow_an_exponential_are_still_exact() -> None:
     q = torch.tensor([[0.0, -1000.0, -500.0]])
     r = torch.tensor([[[-1000.0, 0.0, -1000.0]]])
     forward, reverse = kl.kl_at(kl.prepare_step(p, q, r), np.array([[2.0]]))
-    expected = reference.divergences(*(x.double().numpy()[0] for x in (p, q)), r[:, 0].double().numpy(), np.array([2.0]))
+    log_p, log_q, log_r = (values.double().numpy() for values in (p[0], q[0], r[:, 0]))
+    expected = reference.divergences(log_p, log_q, log_r, np.array([2.0]))
     assert (forward[0], reverse[0]) == pytest.approx(expected, rel=1e-12)
     assert forward[0] > 900
 
 
 @FEW
 @given(seed=seeds, kind=kinds, mask=masks, tokens=st.integers(2, 300), even=st.booleans())
-def test_the_table_over_a_grid_equals_single_evaluations(
-    seed: int, kind: str, mask: str, tokens: int, even: bool
-) -> None:
+def test_the_table_over_a_grid_equals_single_evaluations(seed: int, kind: str, mask: str, tokens: int, even: bool) -> None:
     """An evenly spaced grid takes a shortcut through products of exponentials."""
     (p, q, r), (log_p, log_q, log_r) = tensors(seed, tokens=tokens, rows=2, experts=2, kind=kind, mask=mask)
     grid = [0.0, 0.25, 0.5, 0.75, 1.0] if even else [0.1, 0.2, 1.7]
@@ -149,9 +148,7 @@ def test_entries_are_clamped_and_counted_only_where_the_large_model_can_go() -> 
 @pytest.mark.parametrize(
     ("place", "named"), [("p", "large"), ("q", "small"), ("r", "expert 'math'"), ("s", "expert 'trivia'")]
 )
-def test_a_value_that_is_no_log_probability_is_named_by_model_row_and_token(
-    value: float, place: str, named: str
-) -> None:
+def test_a_value_that_is_no_log_probability_is_named_by_model_row_and_token(value: float, place: str, named: str) -> None:
     """One broken model among several, in one row of a batch, must be found from the message alone."""
     (p, q, r), _ = tensors(2, torch.float32, tokens=40, rows=3, experts=2)
     {"p": p, "q": q, "r": r[0], "s": r[1]}[place][1, 7] = value

@@ -83,9 +83,7 @@ def normalise(name: str) -> str:
 def test_every_declared_package_is_pinned_within_its_bound() -> None:
     """`make setup` must give what pyproject promises, and the same everywhere."""
     for requirement in requirements("lab", "dev"):
-        assert any(bound.operator == ">=" for bound in requirement.specifier), (
-            f"{requirement} has no lower bound"
-        )
+        assert any(bound.operator == ">=" for bound in requirement.specifier), f"{requirement} has no lower bound"
         pinned = pins().get(normalise(requirement.name))
         assert pinned is not None, f"{requirement.name} is not in constraints.txt"
         assert requirement.specifier.contains(pinned), f"{requirement} against the pinned {pinned}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -35,14 +35,23 @@ def row_arrays(tensors: Tensors, row: int = 0) -> tuple[reference.Array, referen
     return p[row], q[row], r[:, row]
 
 
-def objective(tensors: Tensors, solution: Solution, row: int = 0, **options: object) -> float:
-    return reference.objective(*row_arrays(tensors, row), solution.alpha[row].double().numpy(), **options)  # type: ignore[arg-type]
+def objective(tensors: Tensors, solution: Solution, *, scale: float = 1.0, direction: str = "both") -> float:
+    alpha = solution.alpha[0].double().numpy()
+    return reference.objective(*row_arrays(tensors), alpha, scale=scale, direction=direction)
 
 
 def slack(tensors: Tensors, scale: float, row: int = 0) -> float:
-    """1e-7 (f^2 + g^2): what `exact` may miss beside a thousandth of the best J."""
+    """1e-7 (f^2 + g^2): what `exact` may miss beside a thousandth of the best J.
+
+    Plus (1e-15 nats)^2: a float64 sum of probabilities near 1 cannot tell a smaller KL from rounding.
+    """
     _, q, r = row_arrays(tensors, row)
-    return 1e-7 * scale**2 * sum(float(np.sum(target**2)) for target in reference.targets(q, r))
+    return 1e-30 + 1e-7 * scale**2 * sum(float(np.sum(target**2)) for target in reference.targets(q, r))
+
+
+def resolvable(tensors: Tensors) -> bool:
+    """Divergences of 1e-12 nats and below are rounding errors of float64 sums near 1, here and in the reference."""
+    return slack(tensors, 1.0) > 1e-7 * 1e-11**2
 
 
 # --- exact ---------------------------------------------------------------------------------------------------
@@ -60,16 +69,24 @@ def slack(tensors: Tensors, scale: float, row: int = 0) -> float:
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_exact_is_never_worse_than_a_search_in_steps_of_a_thousandth(
-    seed: int, kind: str, mask: str, tokens: int, experts: int, scale: float, direction: str, dtype: torch.dtype
+    seed: int,
+    kind: str,
+    mask: str,
+    tokens: int,
+    experts: int,
+    scale: float,
+    direction: str,
+    dtype: torch.dtype,
 ) -> None:
     """The promise of `exact`: at least as good as the paper's search made a hundred times finer."""
     tensors = make(seed, dtype, tokens=tokens, experts=experts, kind=kind, mask=mask)
-    options = {"scale": scale, "direction": direction}
+    assume(resolvable(tensors))
     solution = solve(*tensors, method="exact", constraint=KLConstraint(scale=scale, direction=direction))
     assert 0 <= float(solution.alpha.min()) <= float(solution.alpha.max()) <= 2
     assert int((solution.alpha > 0).sum()) <= 1
-    *_, best, _ = reference.search(*row_arrays(tensors), FINE, **options)
-    assert objective(tensors, solution, **options) <= best * (1 + 1e-3) + slack(tensors, scale)
+    *_, best, _ = reference.search(*row_arrays(tensors), FINE, scale=scale, direction=direction)
+    found = objective(tensors, solution, scale=scale, direction=direction)
+    assert found <= best * (1 + 1e-3) + slack(tensors, scale)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +110,7 @@ def test_exact_holds_its_promise_on_vocabularies_of_real_size(tokens: int, kind:
 
 
 def test_exact_finds_the_weight_that_reproduces_the_expert_to_1e_4() -> None:
-    """Where small equals large, weight 1 makes the fused distribution the expert's own: J is 0 there and nowhere else."""
+    """Where small equals large, weight 1 makes the fused distribution the expert's own: there alone J is 0."""
     for seed in range(20):
         p, _, r = make(seed, torch.float32, tokens=200)
         solution = solve(p, p, r)
@@ -180,7 +197,14 @@ def test_grid_breaks_ties_by_the_smallest_weight_then_the_first_expert() -> None
 
 
 @FEW
-@given(seed=seeds, kind=kinds, mask=masks, tokens=st.integers(2, 200), experts=st.integers(1, 3), direction=directions)
+@given(
+    seed=seeds,
+    kind=kinds,
+    mask=masks,
+    tokens=st.integers(2, 200),
+    experts=st.integers(1, 3),
+    direction=directions,
+)
 def test_joint_is_never_worse_than_exact(
     seed: int, kind: str, mask: str, tokens: int, experts: int, direction: str
 ) -> None:
@@ -219,7 +243,12 @@ def test_posterior_weighs_experts_against_no_expert() -> None:
     """exp(e_t) / (1 + sum exp(e_s)), also where the exponentials would overflow."""
     evidence = torch.tensor([[0.0, 0.0], [2.0, -1.0], [5000.0, 0.0], [-torch.inf, -3.0]])
     e = torch.tensor([2.0, -1.0]).exp()
-    expected = [[1 / 3, 1 / 3], (e / (1 + e.sum())).tolist(), [1.0, 0.0], [0.0, float(np.exp(-3) / (1 + np.exp(-3)))]]
+    expected = [
+        [1 / 3, 1 / 3],
+        (e / (1 + e.sum())).tolist(),
+        [1.0, 0.0],
+        [0.0, float(np.exp(-3) / (1 + np.exp(-3)))],
+    ]
     np.testing.assert_allclose(posterior(evidence).numpy(), expected, rtol=1e-6)
 
 
@@ -232,7 +261,10 @@ def test_evidence_scales_each_experts_own_exact_weight(seed: int, kind: str, exp
     ratios = torch.from_numpy(np.random.default_rng(seed).normal(size=(2, experts)) * 3)
     alone = torch.cat([solve(p, q, r[e : e + 1]).alpha for e in range(experts)], dim=1)
     torch.testing.assert_close(
-        solve(*tensors, method="evidence", evidence=ratios).alpha, posterior(ratios) * alone, rtol=1e-6, atol=1e-7
+        solve(*tensors, method="evidence", evidence=ratios).alpha,
+        posterior(ratios) * alone,
+        rtol=1e-6,
+        atol=1e-7,
     )
     torch.testing.assert_close(solve(*tensors, method="evidence").alpha, alone / (experts + 1), rtol=1e-6, atol=1e-7)
 
@@ -267,7 +299,14 @@ def test_average_adds_the_mean_of_the_deltas() -> None:
     alpha_max=st.sampled_from([0.5, 2.0]),
 )
 def test_a_solution_reports_its_own_divergences_and_targets(
-    seed: int, kind: str, mask: str, tokens: int, experts: int, method: str, dtype: torch.dtype, alpha_max: float
+    seed: int,
+    kind: str,
+    mask: str,
+    tokens: int,
+    experts: int,
+    method: str,
+    dtype: torch.dtype,
+    alpha_max: float,
 ) -> None:
     """What the trace stores is true of the weights as returned, whatever the method and the float type."""
     tensors = make(seed, dtype, tokens=tokens, rows=2, experts=experts, kind=kind, mask=mask)
@@ -295,9 +334,7 @@ def test_a_solution_reports_its_own_divergences_and_targets(
 
 @FEW
 @given(seed=seeds, kind=kinds, mask=masks, method=methods, dtype=st.sampled_from([torch.float32, torch.bfloat16]))
-def test_scale_0_returns_exactly_the_large_model(
-    seed: int, kind: str, mask: str, method: str, dtype: torch.dtype
-) -> None:
+def test_scale_0_returns_exactly_the_large_model(seed: int, kind: str, mask: str, method: str, dtype: torch.dtype) -> None:
     """kappa = 0 is the user's off switch: weights of exactly 0, P bit for bit."""
     tensors = make(seed, dtype, tokens=90, rows=2, experts=2, kind=kind, mask=mask)
     solution = solve(*tensors, method=method, constraint=KLConstraint(scale=0))
@@ -328,9 +365,7 @@ def test_permuting_experts_permutes_weights(seed: int, kind: str, method: str) -
     experts=st.integers(1, 3),
     budget=st.sampled_from([0.0, 1e-6, 0.01, 0.3, 2.0, 50.0]),
 )
-def test_the_budget_holds_and_is_used_up(
-    seed: int, kind: str, mask: str, method: str, experts: int, budget: float
-) -> None:
+def test_the_budget_holds_and_is_used_up(seed: int, kind: str, mask: str, method: str, experts: int, budget: float) -> None:
     """A hard trust region: never exceeded by 1e-4 nats, and where it bites the weights are as large as it allows."""
     tensors = make(seed, tokens=90, rows=2, experts=experts, kind=kind, mask=mask)
     free = solve(*tensors, method=method)
@@ -350,7 +385,13 @@ def test_the_budget_holds_and_is_used_up(
 
 @FEW
 @given(
-    seed=seeds, kind=kinds, mask=masks, method=methods, experts=st.integers(1, 3), direction=directions, scale=scales
+    seed=seeds,
+    kind=kinds,
+    mask=masks,
+    method=methods,
+    experts=st.integers(1, 3),
+    direction=directions,
+    scale=scales,
 )
 def test_a_batch_is_solved_as_its_rows_are(
     seed: int, kind: str, mask: str, method: str, experts: int, direction: str, scale: float
@@ -410,9 +451,7 @@ def test_top_k_looks_for_weights_in_the_truncated_problem_and_reports_the_whole_
     for row in range(2):
         log_p, log_q, log_r = row_arrays(tensors, row)
         kept = np.argsort(-log_p)[:20]
-        small = [
-            np.append(v[kept], np.log(np.exp(np.delete(v, kept)).sum())) for v in (log_p, log_q, log_r[0])
-        ]
+        small = [np.append(v[kept], np.log(np.exp(np.delete(v, kept)).sum())) for v in (log_p, log_q, log_r[0])]
         problem = tuple(torch.from_numpy(values)[None] for values in small)
         expected = solve(problem[0], problem[1], problem[2][None])
         assert float(solution.alpha[row]) == pytest.approx(float(expected.alpha), abs=1e-5)
@@ -471,7 +510,7 @@ def test_an_unknown_method_lists_the_known_ones() -> None:
 
 
 def test_nan_names_the_expert_by_the_name_the_user_gave_it() -> None:
-    """"expert 1" would send the user counting."""
+    """ "expert 1" would send the user counting."""
     p, q, r = make(1, tokens=10, experts=2)
     r[1, 0, 3] = torch.nan
     with pytest.raises(DistributionError, match=r"expert 'trivia'.*token 3 in row 0 is nan"):
@@ -493,7 +532,8 @@ def test_names_that_do_not_match_the_experts_are_refused(names: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "evidence", [torch.zeros(2), torch.zeros(1, 3), torch.tensor([[0.0, torch.nan]]), torch.tensor([[torch.inf, 0.0]])]
+    "evidence",
+    [torch.zeros(2), torch.zeros(1, 3), torch.tensor([[0.0, torch.nan]]), torch.tensor([[torch.inf, 0.0]])],
 )
 def test_evidence_of_another_shape_or_without_a_value_is_refused(evidence: Tensor) -> None:
     """NaN evidence would reach the weights through the posterior."""

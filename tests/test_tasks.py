@@ -140,9 +140,7 @@ def test_more_math_training_items_leave_the_test_split_as_it_is() -> None:
 def test_trivia_has_no_country_in_both_splits() -> None:
     """Knowing Paris from 'the capital of France' must not help with 'which country has Paris'."""
     task = task_named("trivia")
-    assert {item.fields["country"] for item in task.train}.isdisjoint(
-        item.fields["country"] for item in task.test
-    )
+    assert {item.fields["country"] for item in task.train}.isdisjoint(item.fields["country"] for item in task.test)
     assert len(task.test) >= 300
     assert 0.55 <= len(task.train) / len(all_items("trivia")) <= 0.65
 
@@ -204,9 +202,7 @@ def test_trivia_knows_facts_that_are_often_wrong_in_tables(item_id: str, answer:
     assert task.score(f" {answer}", item) == 1.0
 
 
-@pytest.mark.parametrize(
-    "item_id", ["trivia-continent-TR", "trivia-capital-IL", "trivia-capital-SG", "trivia-capital-TW"]
-)
+@pytest.mark.parametrize("item_id", ["trivia-continent-TR", "trivia-capital-IL", "trivia-capital-SG", "trivia-capital-TW"])
 def test_trivia_leaves_out_what_is_ambiguous(item_id: str) -> None:
     """Two continents, a disputed capital, a city state, a disputed country."""
     assert item_id not in {item.id for item in all_items("trivia")}
@@ -459,9 +455,7 @@ def test_unknown_names_list_the_known() -> None:
     spec = task_named("trivia").spec
     with pytest.raises(UnknownNameError, match=r"unknown metric: 'f1'; use one of exact_match"):
         replace(spec, metric="f1")
-    with pytest.raises(
-        UnknownNameError, match=r"unknown extractor: 'last'; use one of first_line, after_hashes"
-    ):
+    with pytest.raises(UnknownNameError, match=r"unknown extractor: 'last'; use one of first_line, after_hashes"):
         replace(spec, extractor="last")
 
 
@@ -569,8 +563,7 @@ def test_a_folder_of_worked_answers_gives_shots_and_numbers(tmp_path: Path) -> N
     assert item.answer == "2000"
     assert task.target(item) == " It is 1000*2=$2,000.\n#### 2,000"
     assert task.prompt(item, shots=1) == (
-        "Question: Two bags of 3?\nAnswer: There are 2*3=6.\n#### 6\n\n"
-        "Question: Price of 1,000 at 2?\nAnswer:"
+        "Question: Two bags of 3?\nAnswer: There are 2*3=6.\n#### 6\n\nQuestion: Price of 1,000 at 2?\nAnswer:"
     )
     assert task.score(task.target(item) + "\n\nQuestion: next\nAnswer: 1\n#### 1", item) == 1.0
 

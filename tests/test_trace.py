@@ -84,12 +84,8 @@ def test_only_used_texts_are_kept_and_no_entry_needs_none() -> None:
     """The decode may hand over its whole vocabulary; id -1 stands for a model that was not run."""
     trace = make_trace(top_k=2)
     absent = np.full_like(trace.topk_ids_small, -1)
-    lean = dataclasses.replace(
-        trace, topk_ids_small=absent, topk_pieces=trace.topk_pieces | {10**6: "unused", -1: "none"}
-    )
-    used = {
-        int(i) for name in ("large", "fused", "experts") for i in getattr(lean, f"topk_ids_{name}").ravel()
-    }
+    lean = dataclasses.replace(trace, topk_ids_small=absent, topk_pieces=trace.topk_pieces | {10**6: "unused", -1: "none"})
+    used = {int(i) for name in ("large", "fused", "experts") for i in getattr(lean, f"topk_ids_{name}").ravel()}
     assert set(lean.topk_pieces) == used | {int(i) for i in lean.large_choice}
 
 
@@ -211,9 +207,7 @@ def test_a_row_of_the_file_can_be_read_by_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array(row["topk_ids_experts"]), trace.topk_ids_experts[-1])
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_litter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk in the middle of a sweep must not cost the result that was there."""
     import pyarrow.parquet as pq
 
@@ -296,9 +290,7 @@ def test_frame_has_a_row_per_token_and_a_column_per_expert() -> None:
     frame = trace.to_frame()
     assert list(frame["piece"]) == list(trace.pieces)
     np.testing.assert_array_equal(frame["alpha.trivia"], trace.alpha[:, 1])
-    assert frame["topk_experts.math"][1] == [
-        trace.topk_pieces[i] for i in trace.topk_ids_experts[1, 0].tolist()
-    ]
+    assert frame["topk_experts.math"][1] == [trace.topk_pieces[i] for i in trace.topk_ids_experts[1, 0].tolist()]
     assert frame["topk_logprobs_fused"][2] == trace.topk_logprobs_fused[2].tolist()
     assert list(frame["large_choice_piece"]) == [trace.topk_pieces[i] for i in trace.large_choice.tolist()]
     assert len(make_trace([]).to_frame()) == 0

@@ -152,9 +152,7 @@ def trace_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trace, Path]:
 
 
 @pytest.mark.browser
-def test_hover_click_and_keys_show_the_token_in_the_inspector(
-    browser: Browser, trace_page: tuple[Trace, Path]
-) -> None:
+def test_hover_click_and_keys_show_the_token_in_the_inspector(browser: Browser, trace_page: tuple[Trace, Path]) -> None:
     """Mouse and keyboard reach the same facts: choice, weights, targets, and every top-k list."""
     trace, path = trace_page
     page, watch = open_page(browser, path)
@@ -195,9 +193,7 @@ def test_hover_click_and_keys_show_the_token_in_the_inspector(
 
 
 @pytest.mark.browser
-def test_tabbing_reaches_the_strip_and_only_one_token_is_a_stop(
-    browser: Browser, trace_page: tuple[Trace, Path]
-) -> None:
+def test_tabbing_reaches_the_strip_and_only_one_token_is_a_stop(browser: Browser, trace_page: tuple[Trace, Path]) -> None:
     """Two hundred tab stops would lock keyboard users in; a list box has one."""
     page, _ = open_page(browser, trace_page[1])
     page.keyboard.press("Tab")
@@ -206,9 +202,7 @@ def test_tabbing_reaches_the_strip_and_only_one_token_is_a_stop(
 
 
 @pytest.mark.browser
-def test_model_text_never_runs_and_is_shown_as_it_is(
-    browser: Browser, trace_page: tuple[Trace, Path]
-) -> None:
+def test_model_text_never_runs_and_is_shown_as_it_is(browser: Browser, trace_page: tuple[Trace, Path]) -> None:
     """Prompt, pieces and top-k entries with markup are words like any others."""
     _, path = trace_page
     page, watch = open_page(browser, path)
@@ -282,9 +276,7 @@ def test_nothing_is_cut_off_at_any_width(browser: Browser, tmp_path: Path, width
     page, watch = open_page(browser, tmp_path / "a.html", width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(OVERFLOWS) == []
-    cut = (
-        "() => { const box = document.querySelector('.inspector'); return box.scrollWidth - box.clientWidth }"
-    )
+    cut = "() => { const box = document.querySelector('.inspector'); return box.scrollWidth - box.clientWidth }"
     assert page.evaluate(cut) <= 0
     assert watch.quiet, watch
 

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     cuts=st.lists(st.integers(1, 40), max_size=12),
     special=st.booleans(),
 )
-def test_grouped_pieces_spell_the_text_without_broken_characters(
-    text: str, cuts: list[int], special: bool
-) -> None:
+def test_grouped_pieces_spell_the_text_without_broken_characters(text: str, cuts: list[int], special: bool) -> None:
     """Byte-level tokenizers cut characters anywhere; a reader must see whole ones, and every token once."""
     data = text.encode()
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
@@ -56,9 +54,7 @@ def test_expert_letters_do_not_run_out() -> None:
 
 
 @given(text=st.text(), prompt=st.text(), name=st.text(min_size=1), color=st.booleans())
-def test_no_control_character_of_a_model_reaches_a_terminal(
-    text: str, prompt: str, name: str, color: bool
-) -> None:
+def test_no_control_character_of_a_model_reaches_a_terminal(text: str, prompt: str, name: str, color: bool) -> None:
     """An escape sequence in model text could rename the window, hide lines or type for the user."""
     trace = make_trace([text, *HOSTILE], experts=(name,), prompt=prompt)
     painted = ansi_tokens(trace, color=color)

@@ -107,17 +107,13 @@ def tiny_llama(*, layers: int = 3, seed: int = 0) -> Any:
     shape=st.sampled_from([(64, 64), (3, 128), (32, 34)]),
     scale=st.sampled_from([1e-3, 1.0]),
 )
-def test_rounding_to_nf4_equals_what_bitsandbytes_stores(
-    seed: int, shape: tuple[int, int], scale: float
-) -> None:
+def test_rounding_to_nf4_equals_what_bitsandbytes_stores(seed: int, shape: tuple[int, int], scale: float) -> None:
     """Training must see exactly the weights that will be loaded (double quantisation aside)."""
     from bitsandbytes import functional
 
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
     data, state = functional.quantize_4bit(weight, blocksize=64, compress_statistics=False, quant_type="nf4")
-    torch.testing.assert_close(
-        round_to_nf4(weight), functional.dequantize_4bit(data, state), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(round_to_nf4(weight), functional.dequantize_4bit(data, state), rtol=1e-6, atol=0)
 
 
 def test_rounding_a_block_of_zeros_gives_zeros() -> None:
@@ -136,9 +132,7 @@ def test_fake_nf4_on_an_adapter_leaves_its_masters_when_taken_away() -> None:
     """Storage quantises once, from the masters; the optimizer must keep seeing the same parameters."""
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(
-        tiny_llama(), LoraConfig(r=8, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    )
+    model = get_peft_model(tiny_llama(), LoraConfig(r=8, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
     before = {id(p): p.detach().clone() for p in model.parameters() if p.requires_grad}
     ids = torch.arange(10)[None]
     plain = model(input_ids=ids).logits
@@ -173,9 +167,7 @@ def test_the_weighted_loss_equals_a_loop_over_tokens(seed: int, prompt_weight: f
     """Padding counts nothing, prompts little, and the mean is over weights, not over tokens."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, 9, (4,), generator=generator).tolist()
-    examples = [
-        Example(tuple(torch.randint(0, 20, (n,), generator=generator).tolist()), n // 2) for n in lengths
-    ]
+    examples = [Example(tuple(torch.randint(0, 20, (n,), generator=generator).tolist()), n // 2) for n in lengths]
     ids, mask, weights = pad_batch(examples, prompt_weight=prompt_weight, device="cpu")
     logits = torch.randn(*ids.shape, 20, generator=generator)
     total, norm = 0.0, 0.0
@@ -222,13 +214,9 @@ def test_a_student_goes_back_into_transformers_unchanged() -> None:
     model = tiny_llama()
     student = start_student(read_llama(model, dtype=torch.float32), chosen=(0, 2))
     state = state_from_llama(student)
-    assert torch.equal(
-        state["model.layers.1.mlp.up_proj.weight"], model.state_dict()["model.layers.2.mlp.up_proj.weight"]
-    )
+    assert torch.equal(state["model.layers.1.mlp.up_proj.weight"], model.state_dict()["model.layers.2.mlp.up_proj.weight"])
     other = tiny_llama(layers=2, seed=5)
-    other.load_state_dict(
-        {**state, "model.embed_tokens.weight": model.model.embed_tokens.weight}, strict=False
-    )
+    other.load_state_dict({**state, "model.embed_tokens.weight": model.model.embed_tokens.weight}, strict=False)
     ids = torch.randint(0, VOCABULARY, (2, 8))
     with torch.no_grad():
         torch.testing.assert_close(
@@ -276,9 +264,7 @@ def test_draws_follow_the_models_distribution() -> None:
     drawn = draw_tokens(logits.expand(20_000, 5), torch.Generator().manual_seed(0))
     counts = torch.bincount(drawn, minlength=5)
     assert counts[4] == 0
-    assert (
-        chisquare(counts[:4].numpy(), (torch.softmax(logits.double(), 0) * 20_000)[:4].numpy()).pvalue > 0.01
-    )
+    assert chisquare(counts[:4].numpy(), (torch.softmax(logits.double(), 0) * 20_000)[:4].numpy()).pvalue > 0.01
 
 
 # -- healing -----------------------------------------------------------------------------------------
@@ -287,9 +273,7 @@ def test_draws_follow_the_models_distribution() -> None:
 def tiny_settings(**changes: Any) -> HealSettings:
     """A heal of seconds."""
     corpus = CorpusSettings(chunks=1, rows=16, length=12, seed=1)
-    return replace(
-        HealSettings(corpus=corpus, steps=30, batch=8, learning_rate=5e-3, warmup_steps=3), **changes
-    )
+    return replace(HealSettings(corpus=corpus, steps=30, batch=8, learning_rate=5e-3, warmup_steps=3), **changes)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -336,9 +320,7 @@ def test_bf16_healing_has_finite_gradients_for_every_weight() -> None:
     student = start_student(teacher, chosen=(0, 2))
     from fusionlab.train.compiled import Compute
 
-    heal_one_batch(
-        teacher, student, torch.randint(0, VOCABULARY, (2, 9)), compute=Compute(), quantized=True
-    ).backward()
+    heal_one_batch(teacher, student, torch.randint(0, VOCABULARY, (2, 9)), compute=Compute(), quantized=True).backward()
     for name, weight in student.parameters.items():
         assert weight.dtype == torch.float32
         assert weight.grad is not None, name
@@ -385,9 +367,7 @@ def test_stacked_muon_equals_torch_muon_layer_by_layer(shape: tuple[int, int, in
             single.grad = part.clone()
         ours.step()
         theirs.step()
-    torch.testing.assert_close(
-        stacked.detach(), torch.stack([s.detach() for s in singles]), rtol=2e-2, atol=2e-3
-    )
+    torch.testing.assert_close(stacked.detach(), torch.stack([s.detach() for s in singles]), rtol=2e-2, atol=2e-3)
 
 
 def test_muon_leaves_norms_to_adamw() -> None:
@@ -446,9 +426,7 @@ def test_a_stored_expert_gives_the_same_logits_in_peft_and_in_the_shared_backbon
     from fusionlab.adapters import SharedBackbone, read_adapter
 
     model = tiny_llama()
-    settings = ExpertSettings(
-        task="copying", rank=64, alpha=128, epochs=2, batch=8, learning_rate=1e-2, warmup_steps=2
-    )
+    settings = ExpertSettings(task="copying", rank=64, alpha=128, epochs=2, batch=8, learning_rate=1e-2, warmup_steps=2)
     trained = train_expert(model, Copying(), Letters(), settings, dtype=torch.float32, say=lambda line: None)
     path = tmp_path / "copying.safetensors"
     save_tensors(pack_nf4(trained.tensors), path, metadata={"lora_config": trained.config})
@@ -460,9 +438,7 @@ def test_a_stored_expert_gives_the_same_logits_in_peft_and_in_the_shared_backbon
         wrapped = attach_adapter(model, stored, metadata["lora_config"])  # type: ignore[arg-type]
         in_peft = wrapped(input_ids=ids).logits
         wrapped.unload()
-        torch.testing.assert_close(
-            model(input_ids=ids).logits, base
-        )  # unload leaves the small model as it was
+        torch.testing.assert_close(model(input_ids=ids).logits, base)  # unload leaves the small model as it was
         backbone = SharedBackbone(model)
         backbone.add(read_adapter(path, name="copying"))
         backbone.select(["copying"])

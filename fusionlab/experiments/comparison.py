@@ -101,7 +101,7 @@ def moved_table(traces: dict[str, Sequence[Trace]]) -> pd.DataFrame:
         row: dict[str, float] = {"tokens": tokens}
         for index, expert in enumerate(some[0].experts if some else ()):
             flipped = sum(int((trace.flipped_by == index).sum()) for trace in some)
-            weight = sum(float(trace.alpha[:, index].sum()) for trace in some)  # type: ignore[index]
+            weight = sum(float(trace.alpha[:, index].sum()) for trace in some)
             row[f"moved by {expert}, %"] = round(100 * flipped / max(tokens, 1), 1)
             row[f"mean weight of {expert}"] = round(weight / max(tokens, 1), 2)
         rows[task] = row

@@ -46,9 +46,7 @@ TRIVIA = TaskSpec(
         QUESTION_ANSWER,
         Phrasing("Q: {question}\nA:"),
         Phrasing("{question}\nShort answer:"),
-        Phrasing(
-            "Question: {question}\nAnswer:", instruction="Answer each question with a name and nothing else."
-        ),
+        Phrasing("Question: {question}\nAnswer:", instruction="Answer each question with a name and nothing else."),
     ),
     max_new_tokens=24,
 )
@@ -119,13 +117,9 @@ def read_splits(path: Traversable, *, default_split: str = "test") -> dict[str, 
     seen: dict[str, int] = {}
     for line, row in reader(path):
         where = f"{path}, line {line}"
-        split, item = _read_item(
-            row, where=where, default_id=f"{Path(path.name).stem}-{line}", default_split=default_split
-        )
+        split, item = _read_item(row, where=where, default_id=f"{Path(path.name).stem}-{line}", default_split=default_split)
         if item.id in seen:
-            raise TaskError(
-                f"{where}: id {item.id!r} was used in line {seen[item.id]}", remedy="make ids unique"
-            )
+            raise TaskError(f"{where}: id {item.id!r} was used in line {seen[item.id]}", remedy="make ids unique")
         seen[item.id] = line
         splits[split].append(item)
     if not seen:
@@ -135,23 +129,17 @@ def read_splits(path: Traversable, *, default_split: str = "test") -> dict[str, 
 
 def _read_item(row: Any, *, where: str, default_id: str, default_split: str) -> tuple[str, Item]:
     if not isinstance(row, dict):
-        raise TaskError(
-            f"{where}: expected an object, got {type(row).__name__}", remedy="write one JSON object a line"
-        )
+        raise TaskError(f"{where}: expected an object, got {type(row).__name__}", remedy="write one JSON object a line")
     fields = dict(row)
     texts = {}
     for name, default in (("question", None), ("answer", None), ("id", default_id), ("split", default_split)):
         value = fields.pop(name, default)
         if not isinstance(value, str) or not value.strip():
-            raise TaskError(
-                f"{where}: {name} must be a text that is not empty, got {value!r}", remedy="correct the line"
-            )
+            raise TaskError(f"{where}: {name} must be a text that is not empty, got {value!r}", remedy="correct the line")
         texts[name] = value
     aliases = fields.pop("aliases", None) or []
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
-        raise TaskError(
-            f"{where}: aliases must be a list of texts, got {aliases!r}", remedy="correct the line"
-        )
+        raise TaskError(f"{where}: aliases must be a list of texts, got {aliases!r}", remedy="correct the line")
     if texts["split"] not in ("train", "test"):
         raise TaskError(f"{where}: unknown split {texts['split']!r}", remedy="use train or test")
     return texts["split"], Item(texts["id"], texts["question"], texts["answer"], tuple(aliases), fields)
@@ -195,9 +183,7 @@ def _load_folder(folder: Path) -> Task:
         if path is not None:
             items[split] = read_splits(path, default_split=split)[split]
         elif split == "test":
-            raise MissingFileError(
-                f"{folder}: holds no test.jsonl or test.parquet", remedy="name the file itself"
-            )
+            raise MissingFileError(f"{folder}: holds no test.jsonl or test.parquet", remedy="name the file itself")
     return _as_task(folder.resolve().name, folder, items["train"], items["test"])
 
 
@@ -222,11 +208,7 @@ def _split_worked(items: Iterable[Item], path: Path) -> list[Item]:
     for item in items:
         answer = extract_after_hashes(item.answer)
         if answer is None:
-            raise TaskError(
-                f"{path}: item {item.id!r} has no number after ####", remedy="end its answer with '#### n'"
-            )
-        worked = re.sub(
-            r"\n\s*\n", "\n", re.sub(r"<<.*?>>", "", item.answer)
-        ).strip()  # a blank line would end it
+            raise TaskError(f"{path}: item {item.id!r} has no number after ####", remedy="end its answer with '#### n'")
+        worked = re.sub(r"\n\s*\n", "\n", re.sub(r"<<.*?>>", "", item.answer)).strip()  # a blank line would end it
         split.append(replace(item, answer=answer, fields={**item.fields, "worked": worked}))
     return split

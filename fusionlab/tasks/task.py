@@ -92,9 +92,7 @@ class Task:
 
     def __post_init__(self) -> None:
         if not self.test:
-            raise TaskError(
-                f"task {self.name!r} has an empty test split", remedy="give it at least one test item"
-            )
+            raise TaskError(f"task {self.name!r} has an empty test split", remedy="give it at least one test item")
 
     @property
     def name(self) -> str:
@@ -165,7 +163,5 @@ class Task:
 
     def _phrasing(self, index: int) -> Phrasing:
         if not 0 <= index < len(self.phrasings):
-            raise TaskError(
-                f"task {self.name!r} has no phrasing {index}", remedy=f"pass 0 to {len(self.phrasings) - 1}"
-            )
+            raise TaskError(f"task {self.name!r} has no phrasing {index}", remedy=f"pass 0 to {len(self.phrasings) - 1}")
         return self.phrasings[index]

@@ -103,8 +103,7 @@ FAMILIES: tuple[Family, ...] = (
         (
             "A library has {a} {thing} and buys {b} more. It lends out {c} of them and gets {d} back. "
             "How many {thing} are in the library?",
-            "{name} owns {a} {thing}, is given {b}, loses {c} and finds {d}. How many {thing} does {name} "
-            "have?",
+            "{name} owns {a} {thing}, is given {b}, loses {c} and finds {d}. How many {thing} does {name} have?",
         ),
         {"a": (120, 890), "b": (25, 240), "c": (45, 330), "d": (18, 190)},
         (("a", "+", "b"), ("s1", "-", "c"), ("s2", "+", "d")),
@@ -113,8 +112,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "seats",
         (
-            "A hall has {a} rows of {b} seats and a balcony with {c} seats. {d} seats are taken. "
-            "How many seats are free?",
+            "A hall has {a} rows of {b} seats and a balcony with {c} seats. {d} seats are taken. How many seats are free?",
             "{name} plants {a} rows of {b} {thing} and {c} more along the wall. Frost kills {d} of them. "
             "How many {thing} are left?",
         ),
@@ -179,16 +177,12 @@ def _is_taken(item: Item, seen: set[tuple[int, ...]], near: set[tuple[object, ..
 
 def _all_but_one(item: Item) -> set[tuple[object, ...]]:
     family, numbers = item.fields["family"], item.fields["numbers"]
-    return {
-        (family, left_out, *numbers[:left_out], *numbers[left_out + 1 :]) for left_out in range(len(numbers))
-    }
+    return {(family, left_out, *numbers[:left_out], *numbers[left_out + 1 :]) for left_out in range(len(numbers))}
 
 
 def draw_problem(family: Family, draw: random.Random, *, item_id: str) -> Item | None:
     """Draw one problem of a family; None if one of its results is out of bounds."""
-    numbers = {
-        name: _pick(draw, range(low, high + 1, *step)) for name, (low, high, *step) in family.numbers.items()
-    }
+    numbers = {name: _pick(draw, range(low, high + 1, *step)) for name, (low, high, *step) in family.numbers.items()}
     name, other = _pick_two(draw, NAMES)
     words = {"name": name, "other": other, "thing": _pick(draw, family.things)}
     wording = _pick(draw, family.wordings)

@@ -62,9 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--fp32", action="store_true", help="matrix products in fp32 instead of bf16")
     parser.add_argument("--smoke", action="store_true", help="tiny numbers: does it run at all")
-    parser.add_argument(
-        "--seconds-limit", type=float, default=float("inf"), help="stop healing after this long"
-    )
+    parser.add_argument("--seconds-limit", type=float, default=float("inf"), help="stop healing after this long")
     parser.add_argument("--checkpoint-every", type=int, default=1000, metavar="STEPS")
     parser.add_argument("--probe-steps", type=int, default=300)
     parser.add_argument("--trials", nargs="+", metavar="OPTIMIZER:RATE:BATCH", help="what probe compares")
@@ -87,9 +85,7 @@ def settings_from(options: argparse.Namespace) -> tuple[HealSettings, list[Exper
     known = {"corpus", "heal", "expert", *options.tasks}
     for key, _, _ in changes:
         if key.partition(".")[0] not in known:
-            raise UnknownNameError(
-                f"unknown setting {key!r}", remedy=f"begin with one of {', '.join(sorted(known))}"
-            )
+            raise UnknownNameError(f"unknown setting {key!r}", remedy=f"begin with one of {', '.join(sorted(known))}")
     corpus = changed(corpus, "corpus", changes)
     heal_settings = changed(replace(heal_settings, corpus=corpus), "heal", changes)
     experts = []

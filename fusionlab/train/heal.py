@@ -43,9 +43,7 @@ def start_student(teacher: Llama, *, chosen: Sequence[int] = SMALL_LAYERS) -> Ll
     return with_parameters(teacher, masters)
 
 
-def heal_one_batch(
-    teacher: Llama, student: Llama, ids: Tensor, *, compute: Compute, quantized: bool
-) -> Tensor:
+def heal_one_batch(teacher: Llama, student: Llama, ids: Tensor, *, compute: Compute, quantized: bool) -> Tensor:
     """The loss of one batch. ids: (B, T) int64 -> mean KL in nats, with gradients to the student."""
     with torch.no_grad():
         target = logits_from_states(teacher, hidden_states(teacher, ids, kernels=compute.layers))

@@ -60,14 +60,9 @@ class Llama:
         keys = self.layers["key"].shape[1] // size
         return keys, self.layers["query"].shape[1] // (keys * size), size
 
-    def layer_weights(
-        self, *, matrix: Callable[[Tensor], Tensor] = lambda weight: weight
-    ) -> list[list[Tensor]]:
+    def layer_weights(self, *, matrix: Callable[[Tensor], Tensor] = lambda weight: weight) -> list[list[Tensor]]:
         """Per layer its nine tensors in the order of LAYER_NAMES, matrices passed through `matrix` first."""
-        stacks = [
-            matrix(stack).to(self.dtype) if name in MATRIX_NAMES else stack
-            for name, stack in self.layers.items()
-        ]
+        stacks = [matrix(stack).to(self.dtype) if name in MATRIX_NAMES else stack for name, stack in self.layers.items()]
         return [list(tensors) for tensors in zip(*(stack.unbind(0) for stack in stacks), strict=True)]
 
 
@@ -80,9 +75,7 @@ def read_llama(model: Any, *, dtype: torch.dtype) -> Llama:
         for name, place in LAYER_NAMES.items()
     }
     return Llama(
-        layers={
-            name: stack.to(dtype) if name in MATRIX_NAMES else stack.float() for name, stack in layers.items()
-        },
+        layers={name: stack.to(dtype) if name in MATRIX_NAMES else stack.float() for name, stack in layers.items()},
         norm=state["model.norm.weight"].float(),
         embedding=state["model.embed_tokens.weight"].to(dtype),
         frequencies=model.model.rotary_emb.inv_freq.float(),

@@ -49,8 +49,7 @@ class _MeanKl(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, teacher: Tensor, student: Tensor, kernels: KlKernels) -> Tensor:
         pieces = [
-            kernels.rows(t, s)
-            for t, s in zip(teacher.split(kernels.chunk), student.split(kernels.chunk), strict=True)
+            kernels.rows(t, s) for t, s in zip(teacher.split(kernels.chunk), student.split(kernels.chunk), strict=True)
         ]
         kl, log_z_t, log_z_s = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         ctx.save_for_backward(teacher, student, log_z_t, log_z_s)

@@ -51,19 +51,13 @@ def probe(run: Run, settings: HealSettings, *, steps: int, trials: Sequence[Tria
             optimizer=cast(Literal["adamw", "muon"], trial.optimizer), learning_rate=trial.learning_rate,
         )  # fmt: skip
         begun = time.perf_counter()
-        healed = heal(
-            teacher, corpus.ids, some, compute=compute, say=run.say, log_every=max(1, some.steps // 4)
-        )
+        healed = heal(teacher, corpus.ids, some, compute=compute, say=run.say, log_every=max(1, some.steps // 4))
         finish(corpus.ids)
         seconds = time.perf_counter() - begun
-        student = with_parameters(
-            teacher, {name: t.detach() for name, t in healed.student.parameters.items()}
-        )
+        student = with_parameters(teacher, {name: t.detach() for name, t in healed.student.parameters.items()})
 
         def both(ids: Tensor, student: Llama = student) -> tuple[Tensor, Tensor]:
-            first, second = (
-                logits_from_states(model, hidden_states(model, ids)) for model in (teacher, student)
-            )
+            first, second = (logits_from_states(model, hidden_states(model, ids)) for model in (teacher, student))
             return first, second
 
         kl = fresh_kl(both, fresh, shares=dict.fromkeys(KINDS, 1 / len(KINDS)))

@@ -78,9 +78,7 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
     )  # fmt: skip
     store(healed.student, healed.steps)
     if healed.steps < settings.steps:
-        run.say(
-            f"heal stopped at its time limit after step {healed.steps}; the same command goes on from there"
-        )
+        run.say(f"heal stopped at its time limit after step {healed.steps}; the same command goes on from there")
         return False
     kl = evaluate_small(run, settings, healed.student, teacher=teacher, large=large, tokenizer=tokenizer)
     entry = {
@@ -113,9 +111,7 @@ def pick_compute(run: Run, teacher: Llama, settings: HealSettings) -> Compute:
     begun = time.perf_counter()
     compute = choose_compute(compile=run.compile, trial=trial, say=run.say)
     if run.compile:
-        run.say(
-            f"compute: {'compiled' if compute.compiled else 'plain'}, {time.perf_counter() - begun:.0f} s"
-        )
+        run.say(f"compute: {'compiled' if compute.compiled else 'plain'}, {time.perf_counter() - begun:.0f} s")
     return compute
 
 
@@ -133,9 +129,7 @@ def get_corpus(
     corpus = sample_corpus(teacher, tokenizer, settings.corpus, kernels=compute.layers, say=run.say)
     seconds = round(time.perf_counter() - begun, 1)
     tensors = {"ids": corpus.ids, "kinds": corpus.kinds, "given": corpus.given}
-    save_tensors(
-        {name: tensor.cpu() for name, tensor in tensors.items()}, path, metadata={"seconds": seconds}
-    )
+    save_tensors({name: tensor.cpu() for name, tensor in tensors.items()}, path, metadata={"seconds": seconds})
     return corpus, seconds
 
 
@@ -144,9 +138,7 @@ def evaluate_small(
 ) -> dict[str, dict[str, float]]:
     """KL on fresh text, fp32: the untrained start, the trained masters, and the stored file reloaded."""
     corpus = settings.corpus
-    fresh = sample_fresh(
-        teacher, tokenizer, rows=settings.evaluation_rows, length=corpus.length, seed=EVALUATION_SEED
-    )
+    fresh = sample_fresh(teacher, tokenizer, rows=settings.evaluation_rows, length=corpus.length, seed=EVALUATION_SEED)
     shares = dict(zip(KINDS, (1 - corpus.share_chat - corpus.share_question, corpus.share_chat,
                               corpus.share_question), strict=True))  # fmt: skip
     exact = read_llama(large, dtype=torch.float32)
@@ -190,10 +182,7 @@ def train_experts(run: Run, experts: Sequence[ExpertSettings], *, large: Any, to
         records = read_records(run.out)
         identity = settings_hash(settings, small_sha256)
         name = f"experts/{settings.task}.safetensors"
-        if (
-            records["experts"].get(settings.task, {}).get("settings_hash") == identity
-            and (run.out / name).is_file()
-        ):
+        if records["experts"].get(settings.task, {}).get("settings_hash") == identity and (run.out / name).is_file():
             run.say(f"expert {settings.task}: already there with these settings")
             continue
         task = load_task(settings.task)
@@ -260,9 +249,7 @@ def train(
     Raises `MissingFileError` when experts are asked for and there is no small model in `run.out`.
     """
     large, tokenizer = load_teacher(run)
-    if what in ("small", "all") and not train_small(
-        run, heal_settings or HealSettings(), large=large, tokenizer=tokenizer
-    ):
+    if what in ("small", "all") and not train_small(run, heal_settings or HealSettings(), large=large, tokenizer=tokenizer):
         return False
     if what in ("expert", "all"):
         train_experts(run, experts, large=large, tokenizer=tokenizer)
