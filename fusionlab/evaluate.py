@@ -147,6 +147,12 @@ def to_markdown(summary: pd.DataFrame) -> str:
         cells = []
         for task in tasks:
             row = group[group["task"] == task]
-            cells.append("" if row.empty else f"{row['value'].iloc[0]:.1f} ± {row['standard_error'].iloc[0]:.1f}")
+            cells.append("" if row.empty else write_cell(row.iloc[0], usual=counts[task]))
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def write_cell(row: pd.Series, *, usual: int) -> str:
+    """Value ± standard error, and n where it is not the column's."""
+    note = "" if row["n"] == usual else f" (n = {row['n']})"
+    return f"{row['value']:.1f} ± {row['standard_error']:.1f}{note}"

@@ -82,6 +82,10 @@ def load_embedded_team(
     from fusionlab.adapters import SharedBackbone, read_adapter
 
     files = choose_embedded_experts(experts)
+    known = embedded.shipped_manifest()
+    sha256s = {name: known.get(f"experts/{name}.safetensors", {}).get("sha256") if is_shipped(path) else None
+               for name, path in files.items()}  # fmt: skip
+    adapters = {name: read_adapter(path, name=name, sha256=sha256s[name]) for name, path in files.items()}
     source = ModelSource("embedded/large", dtype=dtype)
     folder = embedded.fetch_large(say=say)
     embedded.check_converted(folder)
@@ -92,12 +96,11 @@ def load_embedded_team(
     small = embedded.load_small(large)
     tokenizer = embedded.load_tokenizer(folder)
     backbone = SharedBackbone(small)
-    known = embedded.shipped_manifest()
     loaded = {}
     for name, path in files.items():
-        sha256 = known.get(f"experts/{name}.safetensors", {}).get("sha256") if is_shipped(path) else None
-        backbone.add(read_adapter(path, name=name, sha256=sha256))
-        loaded[name] = Expert(name, f"embedded/{name}" if is_shipped(path) else str(path), (sha256 or "local")[:12])
+        backbone.add(adapters[name])
+        where = f"embedded/{name}" if is_shipped(path) else str(path)
+        loaded[name] = Expert(name, where, (sha256s[name] or "local")[:12])
     small_sha256 = known["small.safetensors"]["sha256"][:12]
     return Team(
         large=LoadedModel(large, tokenizer, source, embedded.REVISION),
@@ -142,7 +145,8 @@ def load_named_team(large: ModelSource, small: ModelSource, experts: Mapping[str
 
     found = {name: find_model(with_id(small, path), files=("config.json", ADAPTER_CONFIG))
              for name, path in experts.items()}  # fmt: skip
-    adapters = {name for name, folder in found.items() if (folder / ADAPTER_CONFIG).is_file()}
+    adapters = {name: read_adapter(folder, name=name) for name, folder in found.items()
+                if (folder / ADAPTER_CONFIG).is_file()}  # fmt: skip
     models = {"large": large, "small": small}
     models |= {name: with_id(small, str(found[name])) for name in found if name not in adapters}
     estimates = {
@@ -158,7 +162,7 @@ def load_named_team(large: ModelSource, small: ModelSource, experts: Mapping[str
     team_experts = {}
     for name, folder in found.items():
         if name in adapters and backbone is not None:
-            backbone.add(read_adapter(folder, name=name))
+            backbone.add(adapters[name])
             team_experts[name] = Expert(name, experts[name], revision_of(folder))
         else:
             team_experts[name] = Expert(name, experts[name], revision_of(folder), loaded[name])

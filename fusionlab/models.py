@@ -256,13 +256,20 @@ def load_model(source: ModelSource, *, say: Callable[[str], None] = lambda line:
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=source.trust_remote_code)
-            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, **options
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"model {source.id!r} cannot be loaded: {lines[0]}",
             remedy="check that its weights are whole safetensors files (pickled weights are never loaded)",
         ) from error
+    if missing := sorted(found["missing_keys"]):  # transformers would leave them random
+        raise ModelError(
+            f"model {source.id!r} lacks {len(missing):,} of its weights, {missing[0]!r} first",
+            remedy="pass a whole checkpoint of this architecture",
+        )
     if dequantizes_at_load(source):
         say(f"{source.id}: 4-bit weights expanded once to {source.dtype}: this CPU has no fast 4-bit product")
         model = model.dequantize(dtype=model_dtype(source))

@@ -47,6 +47,7 @@ def write_page(notebook: Path, page: Path) -> None:
 
     content = nbformat.read(notebook, as_version=4)
     embed_figures(content)
+    content.metadata.pop("widgets", None)  # a widget state makes nbconvert load its manager from a CDN
     exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
     for remote in ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"):
         if exporter.has_trait(remote):

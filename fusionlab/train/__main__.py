@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, as argparse gives them."""
-    parser = argparse.ArgumentParser(prog="python -m fusionlab.train")
+    parser = argparse.ArgumentParser(prog="fusionlab train")
     parser.add_argument("what", choices=("small", "expert", "all", "probe"))
     parser.add_argument("--tasks", nargs="+", default=sorted(EXPERT_DEFAULTS), help="experts to train")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
