@@ -41,6 +41,7 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	$(PIP) install --quiet -c constraints.txt -e ".[lab,dev]"
 	@$(MAKE) --no-print-directory chromium
+	$(BIN)/fusionlab fetch
 	@touch $(READY)
 
 chromium: ## look for Chromium (browser tests); as root on Debian, install it

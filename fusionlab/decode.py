@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fusionlab.adapters import SharedBackbone
 
 READS_EVIDENCE = frozenset({"evidence"})  # methods that weigh experts by how well they predicted the text
-_EVIDENCE_POSITIONS = 64  # prompt positions whose full logits are held at once
+_EVIDENCE_LOGITS = 256  # prompt positions, over all rows, whose full logits are held at once (50 MB at V = 49,152)
 
 
 class TeamMembers(Protocol):
@@ -34,9 +34,14 @@ class TeamMembers(Protocol):
     width: int
     backbone: SharedBackbone | None
 
-    def model_of(self, name: str) -> Any: ...
-    def has_plain_head(self, name: str) -> bool: ...
-    def is_adapter(self, expert: str) -> bool: ...
+    def model_of(self, name: str) -> Any:
+        """The model object that runs `name`'s rows."""
+
+    def has_plain_head(self, name: str) -> bool:
+        """Whether `name`'s head can be applied outside its model."""
+
+    def is_adapter(self, expert: str) -> bool:
+        """Whether an expert runs on the shared backbone."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +172,9 @@ class TeamReader:
     ) -> torch.Tensor:
         """sum_i log p(x_i | x_<i) over each row's prompt, (N,) nats; the first token predicts nothing."""
         total = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
-        for start in range(0, ids.shape[1] - 1, _EVIDENCE_POSITIONS):
-            stop = min(start + _EVIDENCE_POSITIONS, ids.shape[1] - 1)
+        positions = max(1, _EVIDENCE_LOGITS // len(ids))
+        for start in range(0, ids.shape[1] - 1, positions):
+            stop = min(start + positions, ids.shape[1] - 1)
             block = features[:, start:stop]
             (logits,) = apply_heads([reader], [block.reshape(-1, block.shape[-1])], self.team.width)
             target = ids[:, start + 1 : stop + 1].reshape(-1, 1)

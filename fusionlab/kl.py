@@ -61,6 +61,7 @@ class Step:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(experts, rows, tokens)."""
         experts, rows, tokens = self.deltas.shape
         return experts, rows, tokens
 
@@ -174,6 +175,8 @@ def joint_cumulants(step: Step, rows: NDArray[np.integer], weights: Array) -> tu
 
     rows: (n,) indices of rows; weights: (n, E). Returns A (n,), E_P~[d] (n, E) and Cov_P~(d) (n, E, E) on the host.
     """
+    experts = step.deltas.shape[0]
+    first, second = np.triu_indices(experts)
     log_total, means, seconds = [], [], []
     for row, weight in zip(rows.tolist(), torch.from_numpy(weights).to(step.deltas), strict=True):
         delta = step.deltas[:, row]  # (E, V)
@@ -182,10 +185,15 @@ def joint_cumulants(step: Step, rows: NDArray[np.integer], weights: Array) -> tu
         fused = tilted.sub_(scale).exp_()
         total = fused.sum()
         log_total.append(total.log() + scale)
-        means.append(torch.mv(delta, fused) / total)
-        seconds.append((delta * fused) @ delta.T / total)
+        weighted = delta * fused
+        means.append(weighted.sum(-1) / total)
+        # One dot product a pair: the threads of a matrix product this thin wait milliseconds for each other on busy cores.
+        pairs = [torch.dot(weighted[s], delta[t]) for s, t in zip(first, second, strict=True)]
+        seconds.append(torch.stack(pairs) / total)
     mean = _to_host(torch.stack(means))
-    covariance = _to_host(torch.stack(seconds)) - mean[:, :, None] * mean[:, None, :]
+    covariance = np.empty((len(rows), experts, experts))
+    covariance[:, first, second] = covariance[:, second, first] = _to_host(torch.stack(seconds))
+    covariance -= mean[:, :, None] * mean[:, None, :]
     return _to_host(torch.stack(log_total)), mean, covariance
 
 

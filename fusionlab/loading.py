@@ -89,7 +89,7 @@ def load_embedded_team(
     source = ModelSource("embedded/large", dtype=dtype)
     folder = embedded.fetch_large(say=say)
     embedded.check_converted(folder)
-    device = "cpu" if device_map in (None, "cpu") else best_device()
+    device = choose_device(device_map)
     check_memory(embedded.estimate_team_bytes(folder, model_dtype(source), list(files.values())),
                  None if device == "cpu" else device, say=say)  # fmt: skip
     large = embedded.load_large(device=device, dtype=model_dtype(source), folder=folder)
@@ -129,10 +129,14 @@ def is_shipped(path: Path) -> bool:
     return path.is_relative_to(embedded.data_folder())
 
 
-def best_device() -> str:
-    """The accelerator that torch sees, or the CPU."""
+def choose_device(device_map: Any) -> str:
+    """The device that was named; for an automatic map the accelerator that torch sees, or the CPU."""
     import torch
 
+    if device_map in (None, "cpu"):
+        return "cpu"
+    if isinstance(device_map, str) and device_map.startswith("cuda"):
+        return device_map
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -75,6 +75,7 @@ class Targets:
     terms: tuple[bool, bool] = (True, True)
 
     def take(self, index: Index | NDArray[np.bool_]) -> Targets:
+        """The targets of some of the problems."""
         return Targets(self.forward[index], self.reverse[index], self.mass[index], self.slope[index], self.terms)
 
     @property

@@ -56,9 +56,8 @@ def save_adapter(folder: Path, *, seed: int = 5, pickled: bool = False, **option
 
 def load(folders: dict[str, str], **options: Any) -> Team:
     """The team of the saved folders."""
-    return Team.from_pretrained(
-        **{"large": folders["large"], "small": folders["small"], "say": lambda line: None} | options
-    )
+    wanted: dict[str, Any] = {"large": folders["large"], "small": folders["small"], "say": lambda line: None} | options
+    return Team.from_pretrained(**wanted)
 
 
 def refuse_to_load(*_: Any, **__: Any) -> Any:
@@ -202,7 +201,7 @@ def test_damaged_adapters_are_refused_in_one_line(folders: dict[str, str], tmp_p
     check(CorruptFileError, "adapter_config.json is not JSON")
 
 
-@pytest.fixture()
+@pytest.fixture
 def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that never fetched anything; huggingface_hub reads its environment once, at import."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -300,9 +299,7 @@ def test_the_estimate_is_said_before_loading(folders: dict[str, str], monkeypatc
     assert all(name in said[0] for name in ("large", "small", "whole"))
 
 
-def test_an_impossible_load_is_refused_with_its_estimate(
-    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_impossible_load_is_refused_with_its_estimate(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the machine swaps for minutes and the kernel ends the process without a word."""
     monkeypatch.setattr(models, "available_bytes", lambda device_map: (100_000, "memory"))
     monkeypatch.setattr(models, "gib", lambda size: f"{size} bytes")
@@ -355,9 +352,7 @@ def damaged_copy(folders: dict[str, str], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kept_part", [0.0, 0.5, 0.99])
-def test_truncated_weights_are_a_model_error_in_one_line(
-    folders: dict[str, str], tmp_path: Path, kept_part: float
-) -> None:
+def test_truncated_weights_are_a_model_error_in_one_line(folders: dict[str, str], tmp_path: Path, kept_part: float) -> None:
     """A full disk leaves such files behind."""
     folder = damaged_copy(folders, tmp_path)
     weights = folder / "model.safetensors"

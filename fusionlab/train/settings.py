@@ -23,6 +23,7 @@ class CorpusSettings:
 
     @property
     def tokens(self) -> int:
+        """Tokens of the whole corpus, starts included."""
         return self.chunks * self.rows * self.length
 
 

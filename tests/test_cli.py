@@ -1,0 +1,122 @@
+"""The command line as a user meets it: every fault is one sentence and exit code 2, and cheap faults cost nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fusionlab import cli, embedded
+from fusionlab.errors import PromptError
+from fusionlab.solvers import SOLVERS
+from fusionlab.trace import Trace
+
+QUESTION = "Question: What is the capital of France?\nAnswer:"
+ESCAPE = "\x1b"
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `fusionlab ...` through the installed entry point and return its exit code."""
+    monkeypatch.setenv("FUSIONLAB_DEBUG", "")  # so that what --debug sets is undone after the test
+
+    def run_main(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["fusionlab", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0)
+
+    return run_main
+
+
+@pytest.fixture
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to fetch or load the embedded large model fails the test."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a model was fetched or loaded before the fault was found")
+
+    monkeypatch.setattr(embedded, "fetch_large", refuse)
+    monkeypatch.setattr(embedded, "load_large", refuse)
+
+
+FAULTS: dict[str, tuple[list[str], list[str]]] = {  # arguments, and what the sentence must hold
+    "empty prompt": (["generate", ""], ["empty"]),
+    "unknown method": (["generate", "Hi", "--method", "exactt"], ["'exactt'", *SOLVERS]),
+    "negative scale": (["generate", "Hi", "--kl-scale", "-1"], ["scale", "-1"]),
+    "unknown expert": (["generate", "Hi", "--experts", "maths"], ["'maths'", "did you mean 'math'", "trivia"]),
+    "unwritable trace": (["generate", "Hi", "--trace", "{file}/x.parquet"], ["{file}"]),
+    "unknown device": (["generate", "Hi", "--device", "abacus"], ["'abacus'", "cpu"]),
+    "expert without path": (["generate", "Hi", "--large", "a", "--small", "b", "--experts", "math"], ["'math'", "name=path"]),
+    "evaluate, unknown method": (
+        ["evaluate", "--methods", "dynamo", "--output", "{folder}/x.parquet"], ["'dynamo'", "dynamic", "proxy-1.5"],
+    ),
+    "evaluate, unknown task": (
+        ["evaluate", "--tasks", "poetry", "--output", "{folder}/x.parquet"], ["poetry", "math", "trivia"],
+    ),
+    "bench, unwritable output": (["bench", "--output", "{file}/x.parquet"], ["{file}"]),
+    "train, unknown setting": (["train", "all", "--set", "math.epoch=3", "--out", "{folder}"], ["epoch"]),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_models")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_one_sentence_and_exit_code_2_before_any_model_loads(
+    fault: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever mistypes gets the answer at once, and it names what was received and what would do."""
+    file = tmp_path / "regular"
+    file.write_text("")
+
+    def fill(text: str) -> str:
+        return text.replace("{file}", str(file)).replace("{folder}", str(tmp_path))
+
+    arguments, expected = FAULTS[fault]
+    code = run(*map(fill, arguments))
+
+    shown = capsys.readouterr()
+    assert code == 2
+    assert "Traceback" not in shown.err and shown.out == ""
+    assert len(shown.err.splitlines()) == 1, shown.err
+    missing = [part for part in map(fill, expected) if part not in shown.err]
+    assert not missing, shown.err
+    assert [path.name for path in tmp_path.iterdir()] == ["regular"], "a refused command leaves nothing behind"
+
+
+@pytest.mark.usefixtures("no_models", "run")
+@pytest.mark.parametrize("arguments", [["--debug", "generate", ""], ["generate", "", "--debug"]])
+def test_debug_raises_the_error_itself(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """--debug is for the traceback, so nothing may turn the error into a sentence; before and after the command."""
+    monkeypatch.setattr(sys, "argv", ["fusionlab", *arguments])
+    with pytest.raises(PromptError, match="empty"):
+        cli.main()
+
+
+@pytest.mark.slow
+def test_generate_writes_plain_text_into_a_pipe_colours_on_request_and_saves_the_trace(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Escapes in a pipe would spoil `fusionlab generate | grep`, and a trace is worth having only whole."""
+    path = tmp_path / "x.parquet"
+    common = ["generate", QUESTION, "--experts", "trivia", "--max-new-tokens", "6"]
+
+    assert run(*common, "--trace", str(path)) == 0
+    piped = capsys.readouterr()
+    trace = Trace.load(path)
+    assert run(*common, "--color") == 0
+    coloured = capsys.readouterr()
+
+    assert ESCAPE not in piped.out and str(path) in piped.err
+    assert ESCAPE in coloured.out
+    assert 1 <= len(trace) <= 6 and trace.prompt == QUESTION
+    assert trace.experts == ("trivia",) and trace.method == "exact"
+    assert trace.text.strip() and trace.text.strip().splitlines()[0] in piped.out
+
+
+def test_control_characters_of_a_model_cannot_drive_the_terminal() -> None:
+    """A model may write any character; an escape sequence printed live could retitle or wipe the terminal."""
+    assert cli.printable("a\tb\n\x1b[2J\x07é") == "a\tb\n\ufffd[2J\ufffdé"
