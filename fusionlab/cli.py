@@ -114,7 +114,7 @@ def generate(
     )  # fmt: skip
     if live:
         typer.echo("\n")
-    typer.echo(ansi_tokens(result.traces[0], color=live if color is None else color))
+    typer.echo(ansi_tokens(result.traces[0], color=live if color is None else color), color=color)
     if trace is not None:
         (result.traces[0].to_html if trace.suffix == ".html" else result.traces[0].save)(trace)
         typer.echo(f"trace: {trace}", err=True)

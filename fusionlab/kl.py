@@ -170,31 +170,34 @@ def _cumulants_of_sums(sums: Array) -> Array:
     return np.stack([scale + np.log(total), mean, np.maximum(second / total - mean**2, 0.0)], axis=-1)
 
 
-def joint_cumulants(step: Step, rows: NDArray[np.integer], weights: Array) -> tuple[Array, Array, Array]:
-    """A, its gradient and its Hessian for several experts at once.
+def joint_cumulants(step: Step, rows: NDArray[np.integer], weights: Array) -> tuple[Array, Array, Array, Array]:
+    """A and its derivatives for several experts at once.
 
-    rows: (n,) indices of rows; weights: (n, E). Returns A (n,), E_P~[d] (n, E) and Cov_P~(d) (n, E, E) on the host.
+    rows: (n,) indices of rows; weights: (n, E). Returns on the host A (n,), E_P~[d] (n, E), C = Cov_P~(d) (n, E, E) and
+    how fast C changes along the weights, T = E_P~[c c' (c . weights)] with c = d - E_P~[d], (n, E, E).
     """
     experts = step.deltas.shape[0]
     first, second = np.triu_indices(experts)
-    log_total, means, seconds = [], [], []
+    pairs = list(zip(first.tolist(), second.tolist(), strict=True))
+    log_total, means, products = [], [], []
     for row, weight in zip(rows.tolist(), torch.from_numpy(weights).to(step.deltas), strict=True):
         delta = step.deltas[:, row]  # (E, V)
-        tilted = torch.addmv(step.log_p[row], delta.T, weight)
-        scale = tilted.max()
-        fused = tilted.sub_(scale).exp_()
-        total = fused.sum()
+        fused = torch.addmv(step.log_p[row], delta.T, weight)
+        scale = fused.max()
+        total = fused.sub_(scale).exp_().sum()
+        fused.div_(total)
         log_total.append(total.log() + scale)
-        weighted = delta * fused
-        means.append(weighted.sum(-1) / total)
+        means.append((delta * fused).sum(-1))
+        centred = delta - means[-1][:, None]
+        weighted = centred * fused
+        along = torch.mv(centred.T, weight)
         # One dot product a pair: the threads of a matrix product this thin wait milliseconds for each other on busy cores.
-        pairs = [torch.dot(weighted[s], delta[t]) for s, t in zip(first, second, strict=True)]
-        seconds.append(torch.stack(pairs) / total)
-    mean = _to_host(torch.stack(means))
-    covariance = np.empty((len(rows), experts, experts))
-    covariance[:, first, second] = covariance[:, second, first] = _to_host(torch.stack(seconds))
-    covariance -= mean[:, :, None] * mean[:, None, :]
-    return _to_host(torch.stack(log_total)), mean, covariance
+        covariance = [torch.dot(weighted[s], centred[t]) for s, t in pairs]
+        weighted.mul_(along)
+        products.append(torch.stack(covariance + [torch.dot(weighted[s], centred[t]) for s, t in pairs]))
+    both = np.empty((len(rows), 2, experts, experts))
+    both[:, :, first, second] = both[:, :, second, first] = _to_host(torch.stack(products)).reshape(len(rows), 2, -1)
+    return _to_host(torch.stack(log_total)), _to_host(torch.stack(means)), both[:, 0], both[:, 1]
 
 
 def kl_at(step: Step, alpha: Array) -> tuple[Array, Array]:

@@ -195,7 +195,8 @@ def _best_cells(scan: _Scan, cells: Array) -> Array:
     """(n, 10): the cell that holds the smallest J and the scanned point of it; equal J goes to the smallest weight."""
     each = np.arange(len(cells))
     upper = scan.upper.reshape(len(cells), -1)
-    ties = upper == upper.min(1)[:, None]
+    least = upper.min(1)
+    ties = upper <= (least + 1e-6 * (least - scan.goal))[:, None]  # rounding decides nothing where J is flat
     flat = np.where(ties, scan.weight.reshape(len(cells), -1), np.inf).argmin(1)
     return np.column_stack([cells[each, flat // _POINTS], flat % _POINTS])
 

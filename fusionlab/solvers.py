@@ -39,7 +39,7 @@ __all__ = ["SOLVERS", "KLConstraint", "Solution", "fuse", "kl_table", "posterior
 
 _PAPER = KLConstraint()
 _GRID_STEP = 0.1  # the paper's
-_PREFERENCE = 1e-6  # how much better the end of a start that favours one expert must be
+_TIE = (1e-6, 1e-9)  # ends of `joint` that differ by less, as a share of J and of f^2 + g^2, are equally low
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def solve_joint(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array
     """The objective of `grid` over all experts' weights at once.
 
     Descends from the best equal weights and from the best weight of each expert alone, so J is never above that of
-    `exact`. Of ends that are equally good the first of these is kept: experts that can be exchanged get equal weights.
+    `exact`. Of equally low ends the one nearest to 0 is taken: experts that can be exchanged get equal weights.
     """
     experts, rows, _ = step.shape
     aims = _mean_targets(step, constraint)
@@ -188,22 +188,22 @@ def solve_joint(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array
     mixed = mix_deltas(step.deltas, even)  # as if there were one expert: the sum of all deltas
     together = replace(step, deltas=mixed[None], start=cumulants(step.log_p, mixed, np.arange(rows), np.zeros(rows))[None])
     shared, _ = _search_each(together, constraint, aims[0][:1], aims[1][:1])
-    starts = np.concatenate([shared[0, :, None] * even, *(single[e][:, None] * np.eye(experts)[e] for e in range(experts))])
-    row = np.tile(np.arange(rows), experts + 1)
+    starts = [shared[0, :, None] * even, *(single[e][:, None] * np.eye(experts)[e] for e in range(experts))]
+    row = np.tile(np.arange(rows), len(starts))
     alpha, objective = descend_jointly(
         lambda index, weights: joint_cumulants(step, row[index], weights),
-        starts,
+        np.concatenate(starts),
         (aims[0][0][row], aims[1][0][row]),
         step.mass[row],
         step.slope.T[row],
         alpha_max=constraint.alpha_max,
         terms=_terms(constraint),
     )
-    ends = objective.reshape(experts + 1, rows)
-    best = ends.min(0)
+    ends, reached = alpha.reshape(-1, rows, experts), objective.reshape(-1, rows)
     size = aims[0][0] ** 2 + aims[1][0] ** 2
-    winner = (ends <= best * (1 + _PREFERENCE) + 1e-9 * size).argmax(0)
-    return alpha.reshape(experts + 1, rows, experts)[winner, np.arange(rows)]
+    lowest = reached <= reached.min(0) * (1 + _TIE[0]) + _TIE[1] * size
+    winner = np.where(lowest, (ends**2).sum(-1), np.inf).argmin(0)
+    return ends[winner, np.arange(rows)]
 
 
 def solve_evidence(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array:

