@@ -89,5 +89,5 @@ def _projected_step(alpha: Array, gradient: Array, hessian: Array, damping: Arra
     largest = np.maximum(np.abs(values[:, 0]), np.abs(values[:, -1]))
     level = damping * np.where(largest > 0, largest, 1.0) + 1.5 * np.maximum(-values[:, 0], 0.0)
     system += np.eye(alpha.shape[1]) * np.where(free, level[:, None], 1.0)[:, :, None]
-    step: Array = np.linalg.solve(system, -(gradient * free)[:, :, None])[:, :, 0]
-    return step
+    step = np.linalg.solve(system, -(gradient * free)[:, :, None])[:, :, 0]
+    return step.astype(np.float64, copy=False)
