@@ -118,6 +118,19 @@ def test_exact_finds_the_weight_that_reproduces_the_expert_to_1e_4() -> None:
         np.testing.assert_allclose(fuse(p, p, r, solution.alpha), r[0], rtol=1e-3, atol=2e-3)
 
 
+def test_exact_places_the_minimum_to_1e_4() -> None:
+    """J rises on both sides of the weight within that distance, also where the minimum is not 0."""
+    inner = 0
+    for seed in range(40):
+        tensors = make(seed, tokens=150)
+        alpha = float(solve(*tensors).alpha)
+        if 0 < alpha < 2:
+            inner += 1
+            sides = [reference.objective(*row_arrays(tensors), np.array([alpha + side])) for side in (-1e-4, 1e-4)]
+            assert objective(tensors, solve(*tensors)) < min(sides)
+    assert inner > 20
+
+
 def test_exact_takes_the_lower_of_two_local_minima() -> None:
     """J of this row falls, rises and falls again between the two roots; the first valley is the higher one."""
     tensors = two_valleys()
