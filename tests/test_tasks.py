@@ -440,9 +440,10 @@ def test_a_missing_answer_is_none_and_scores_zero() -> None:
     """It can be counted as missing, and is never an error or a half mark."""
     task = task_named("math")
     unfinished = task.target(task.test[0]).partition("####")[0]
-    assert task.extract(unfinished) is None
+    assert task.extract(unfinished, task.test[0]) is None
     assert task.score(unfinished, task.test[0]) == 0.0
-    assert task.extract(f"no idea\nQuestion: next\nAnswer: 1 + 1 = 2. #### {task.test[0].answer}") is None
+    run_on = f"no idea\nQuestion: next\nAnswer: 1 + 1 = 2. #### {task.test[0].answer}"
+    assert task.extract(run_on, task.test[0]) is None
 
 
 # -- names and files -----------------------------------------------------------------------------

@@ -64,8 +64,8 @@ def compare(
         return result.texts
 
     runs: dict[str, Callable[[], list[str]]] = {
-        "large": lambda: generate_alone(team, "large", prompts, **limits),  # type: ignore[arg-type]
-        "expert": lambda: generate_alone(team, task.name, prompts, **limits),  # type: ignore[arg-type]
+        "large": lambda: generate_alone(team, "large", prompts, **limits).texts,  # type: ignore[arg-type]
+        "expert": lambda: generate_alone(team, task.name, prompts, **limits).texts,  # type: ignore[arg-type]
         "proxy": lambda: fuse([task.name], "static", KLConstraint(), None),
         "dynamic": lambda: fuse(experts, method, constraint, "full"),
     }
@@ -77,7 +77,7 @@ def compare(
         seconds = (time.perf_counter() - started) / len(items)
         rows += [
             {"task": task.name, "item": item.id, "method": name, "output": output, "gold": item.answer,
-             "extracted": task.extract(output), "score": task.score(output, item), "seconds": seconds}
+             "extracted": task.extract(output, item), "score": task.score(output, item), "seconds": seconds}
             for item, output in zip(items, outputs, strict=True)
         ]  # fmt: skip
     return Comparison(pd.DataFrame(rows), traces)

@@ -150,15 +150,15 @@ class Task:
         name = self.spec.target_field
         return f" {item.answer if name is None else item.fields[name]}"
 
-    def extract(self, text: str) -> str | None:
-        """Return the answer in a generated text, or None; what follows a stop string is ignored."""
+    def extract(self, text: str, item: Item) -> str | None:
+        """Return the answer to `item` in a generated text, or None; what follows a stop string is ignored."""
         text = text.lstrip()
         cuts = [at for stop in self.stop if (at := text.find(stop)) >= 0]
         return EXTRACTORS[self.spec.extractor](text[: min(cuts, default=len(text))])
 
     def score(self, text: str, item: Item) -> float:
         """Score a generated text in 0..1; a text without an answer scores 0.0."""
-        answer = self.extract(text)
+        answer = self.extract(text, item)
         return 0.0 if answer is None else METRICS[self.spec.metric](answer, item.answer, item.aliases)
 
     def _phrasing(self, index: int) -> Phrasing:
