@@ -168,11 +168,10 @@ def evaluate(
         counts, forms, draws = (split_numbers(text, option) for text, option in
                                 ((shots, "--shots"), (phrasings, "--phrasings"), (seeds, "--seeds")))  # fmt: skip
         subsets = [split_names(subset) for subset in experts or []]
-        plan_cells(list(loaded.values()), names, experts=[], shots=counts, phrasings=forms)  # faults, before models load
+        cells, notes = plan_cells(list(loaded.values()), names, experts=expert_names(team_experts, large), subsets=subsets,
+                                  shots=counts, phrasings=forms, seeds=draws)  # fmt: skip
         check_writable(folder / "table.md")
         team = load(large, small, team_experts, quantization, device, dtype)
-        cells, notes = plan_cells(list(loaded.values()), names, experts=list(team.experts), subsets=subsets, shots=counts,
-                                  phrasings=forms, seeds=draws)  # fmt: skip
         evaluator = Evaluator(team, loaded, folder=folder, limit=limit, batch_size=batch_size, fresh=fresh,
                               sources=sources, say=lambda line: typer.echo(line, err=True))  # fmt: skip
         rows = run_with_bar(evaluator, cells)
@@ -268,6 +267,15 @@ def load(
         return Team.from_pretrained("embedded", experts=wanted, device_map=device_map, dtype=dtype)
     return Team.from_pretrained(large=large, small=small, experts=split_pairs(names or []),
                                 quantization=quantization, device_map=device_map, dtype=dtype)  # fmt: skip
+
+
+def expert_names(experts: str | None, large: str | None) -> list[str]:
+    """The names of the experts that `load` will load."""
+    from fusionlab.embedded import shipped_experts
+
+    if experts is None:
+        return [] if large is not None else list(shipped_experts())
+    return [] if experts == "none" else [entry.partition("=")[0] for entry in split_names(experts)]
 
 
 def split_names(text: str) -> list[str]:
