@@ -19,6 +19,7 @@ from fusionlab.train.__main__ import parse, settings_from
 from fusionlab.train.corpus import (
     FREE,
     KINDS,
+    Corpus,
     draw_starts,
     draw_tokens,
     sample_corpus,
@@ -35,12 +36,12 @@ from fusionlab.train.expert import (
     set_fake_nf4,
     train_expert,
 )
-from fusionlab.train.heal import batch_of_step, fresh_kl, heal, heal_one_batch, start_student
+from fusionlab.train.heal import fresh_kl, heal, heal_one_batch, read_batches, rows_of_step, start_student
 from fusionlab.train.llama import (
     empty_cache,
     hidden_states,
     logits_from_states,
-    next_token_logits,
+    next_token_states,
     read_llama,
     state_from_llama,
 )
@@ -205,7 +206,7 @@ def test_cached_tokens_equal_whole_sequences() -> None:
     whole = logits_from_states(ours, hidden_states(ours, ids))
     cache, weights = empty_cache(ours, rows=3, positions=9), ours.layer_weights()
     for position in range(9):
-        logits = next_token_logits(ours, weights, ids[:, position], cache, position)
+        logits = logits_from_states(ours, next_token_states(ours, weights, ids[:, position], cache, position))
         torch.testing.assert_close(logits, whole[:, position], rtol=1e-4, atol=1e-4)
 
 
@@ -261,7 +262,8 @@ def test_draws_follow_the_models_distribution() -> None:
     from scipy.stats import chisquare
 
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
-    drawn = draw_tokens(logits.expand(20_000, 5), torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    drawn = draw_tokens(logits.expand(20_000, 5))
     counts = torch.bincount(drawn, minlength=5)
     assert counts[4] == 0
     assert chisquare(counts[:4].numpy(), (torch.softmax(logits.double(), 0) * 20_000)[:4].numpy()).pvalue > 0.01
@@ -283,7 +285,7 @@ def test_healing_lowers_kl_on_its_own_text(optimizer: str) -> None:
     settings = tiny_settings(optimizer=optimizer)
     corpus = sample_corpus(teacher, Letters(), settings.corpus, say=lambda line: None)
     lines: list[str] = []
-    healed = heal(teacher, corpus.ids, settings, chosen=(0, 2), log_every=5, say=lines.append)
+    healed = heal(teacher, corpus, settings, chosen=(0, 2), log_every=5, say=lines.append)
     assert healed.steps == 30
     assert healed.curve[-1]["kl_nats"] < 0.7 * healed.curve[0]["kl_nats"]
     assert "nf4" in lines[-1]
@@ -296,22 +298,36 @@ def test_healing_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) -
     settings = tiny_settings(steps=12)
     corpus = sample_corpus(teacher, Letters(), settings.corpus, say=lambda line: None)
     quiet: dict[str, Any] = {"chosen": (0, 2), "say": lambda line: None}
-    whole = heal(teacher, corpus.ids, settings, **quiet)
+    whole = heal(teacher, corpus, settings, **quiet)
     checkpoint = tmp_path / "heal.safetensors"
-    cut = heal(teacher, corpus.ids, settings, checkpoint=checkpoint, seconds_limit=0.0, **quiet)
+    cut = heal(teacher, corpus, settings, checkpoint=checkpoint, seconds_limit=0.0, **quiet)
     assert cut.steps == 1
-    resumed = heal(teacher, corpus.ids, settings, checkpoint=checkpoint, **quiet)
+    resumed = heal(teacher, corpus, settings, checkpoint=checkpoint, **quiet)
     for name, weight in whole.student.parameters.items():
         torch.testing.assert_close(resumed.student.parameters[name], weight, rtol=1e-5, atol=1e-6)
 
 
 def test_every_sequence_is_met_once_per_epoch() -> None:
     """Reuse is by epochs, not by chance."""
-    corpus = torch.arange(20)[:, None]
-    steps = [batch_of_step(corpus, step, batch=4, seed=0) for step in range(10)]
-    epochs = [torch.cat(some).flatten() for some in (steps[:5], steps[5:])]
+    steps = [rows_of_step(20, step, batch=4, seed=0) for step in range(10)]
+    epochs = [torch.cat(some) for some in (steps[:5], steps[5:])]
     assert [sorted(epoch.tolist()) for epoch in epochs] == [list(range(20))] * 2
     assert not torch.equal(*epochs)
+
+
+def test_states_kept_while_sampling_are_those_of_the_sequences() -> None:
+    """Training on kept states must be training on the teacher, position by position."""
+    teacher = read_llama(tiny_llama(), dtype=torch.float32)
+    kept = torch.full((6, 11, 64), torch.nan)
+    starts, kinds, given_tokens = draw_starts(Letters(), rows=6, length=12, shares=(1.0, 0.0, 0.0), seed=1)
+    ids = sample_sequences(teacher, starts, length=12, seed=0, states=kept)
+    torch.testing.assert_close(kept, hidden_states(teacher, ids[:, :-1].long()), rtol=1e-4, atol=1e-4)
+    corpus = Corpus(ids, kinds, given_tokens, kept)
+    for step, (batch, states) in enumerate(read_batches(corpus, range(4), batch=2, seed=3)):
+        rows = rows_of_step(6, step, batch=2, seed=3)
+        assert torch.equal(batch, ids[rows, :-1].long())
+        assert states is not None
+        assert torch.equal(states, kept[rows])
 
 
 def test_bf16_healing_has_finite_gradients_for_every_weight() -> None:

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=options.device,
             compile=not options.no_compile, dtype=torch.float32 if options.fp32 else torch.bfloat16,
             seconds_limit=options.seconds_limit, checkpoint_every=options.checkpoint_every,
+            host_bytes=int(options.host_gib * 2**30),
             command=command_line(options), say=make_say(options.log),
         )  # fmt: skip
         if options.what == "probe":
@@ -64,6 +65,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="tiny numbers: does it run at all")
     parser.add_argument("--seconds-limit", type=float, default=float("inf"), help="stop healing after this long")
     parser.add_argument("--checkpoint-every", type=int, default=1000, metavar="STEPS")
+    parser.add_argument("--host-gib", type=float, default=0.0,
+                        help="host memory for the teacher's states when the GPU has no room")  # fmt: skip
     parser.add_argument("--probe-steps", type=int, default=300)
     parser.add_argument("--trials", nargs="+", metavar="OPTIMIZER:RATE:BATCH", help="what probe compares")
     parser.add_argument("--threads", type=int, default=0)

@@ -72,7 +72,7 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
         embedded.ship_tensors(packed, SMALL, metadata=metadata, folder=run.out)
 
     healed = heal(
-        teacher, corpus.ids, settings, compute=compute, checkpoint=run.work / "heal.safetensors",
+        teacher, corpus, settings, compute=compute, checkpoint=run.work / "heal.safetensors",
         checkpoint_every=run.checkpoint_every, seconds_limit=run.seconds_limit, say=run.say,
         on_checkpoint=store, log_every=max(1, min(100, settings.steps // 10)),
     )  # fmt: skip
@@ -98,7 +98,7 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
 
 def pick_compute(run: Run, teacher: Llama, settings: HealSettings) -> Compute:
     """Compiled kernels where they work; the trial is a training step, plain and quantised, and one token."""
-    length, batch = settings.corpus.length, settings.batch
+    length, batch = settings.corpus.length - 1, settings.batch
 
     def trial(compute: Compute) -> None:
         student = start_student(teacher)
@@ -106,7 +106,7 @@ def pick_compute(run: Run, teacher: Llama, settings: HealSettings) -> Compute:
         for quantized in (False, True):
             heal_one_batch(teacher, student, ids, compute=compute, quantized=quantized).backward()
         starts = torch.zeros(settings.corpus.rows, 1, dtype=torch.int64)
-        sample_sequences(teacher, starts, length=2, seed=0, kernels=compute.layers)
+        sample_sequences(teacher, starts, length=2, seed=0, kernels=compute.layers, draw=compute.draw)
 
     begun = time.perf_counter()
     compute = choose_compute(compile=run.compile, trial=trial, say=run.say)
@@ -126,7 +126,10 @@ def get_corpus(
         seconds = record["seconds"]
         return Corpus(**{name: tensor.to(run.device) for name, tensor in tensors.items()}), seconds  # type: ignore[return-value]
     begun = time.perf_counter()
-    corpus = sample_corpus(teacher, tokenizer, settings.corpus, kernels=compute.layers, say=run.say)
+    corpus = sample_corpus(
+        teacher, tokenizer, settings.corpus, kernels=compute.layers, draw=compute.draw, host_bytes=run.host_bytes,
+        say=run.say,
+    )  # fmt: skip
     seconds = round(time.perf_counter() - begun, 1)
     tensors = {"ids": corpus.ids, "kinds": corpus.kinds, "given": corpus.given}
     save_tensors({name: tensor.cpu() for name, tensor in tensors.items()}, path, metadata={"seconds": seconds})
