@@ -29,7 +29,7 @@ Skip = Callable[[ast.AST], bool]
 LAYERS = [
     {"errors"},
     {"constraint", "kl", "nf4", "prompts", "sampling", "vocab"},
-    {"joint", "search", "solvers"},
+    {"joint", "predictor", "search", "solvers"},
     {"trace", "trace_file", "trace_html", "trace_text", "tasks"},
     {"adapters", "cached", "embedded", "models", "remote"},
     {"decode", "decode_batch", "record", "speculate"},
