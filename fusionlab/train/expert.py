@@ -211,7 +211,7 @@ def exact_match(
         texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         scores += [task.score(text, item) for text, item in zip(texts, some, strict=True)]
     mean = sum(scores) / len(scores)
-    error = (mean * (1 - mean) / len(scores)) ** 0.5
+    error = (sum((score - mean) ** 2 for score in scores)) ** 0.5 / len(scores)
     return {"percent": round(100 * mean, 1), "standard_error": round(100 * error, 1), "n": len(scores)}
 
 
