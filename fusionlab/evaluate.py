@@ -93,7 +93,7 @@ def evaluate_method(
         seconds = (time.perf_counter() - started) / len(batch)
         for item, output in zip(batch, outputs, strict=True):
             scored[item.id] = ScoredItem(
-                task.name, name, item.id, prompts[item.id], output, task.extract(output), item.answer,
+                task.name, name, item.id, prompts[item.id], output, task.extract(output, item), item.answer,
                 task.score(output, item), seconds,
             )  # fmt: skip
         progress(len(batch))

@@ -219,7 +219,7 @@ def test_training_an_expert_is_repeatable_and_lowers_its_loss() -> None:
         )
         for _ in range(2)
     )
-    assert first.curve[-1]["loss_nats"] < 0.8 * first.curve[0]["loss_nats"]
+    assert first.tuned.curve[-1]["loss_nats"] < 0.8 * first.tuned.curve[0]["loss_nats"]
     for name, tensor in first.tensors.items():
         assert torch.equal(tensor, again.tensors[name])
 

@@ -77,7 +77,7 @@ def compare(
         seconds = (time.perf_counter() - started) / len(items)
         rows += [
             {"task": task.name, "item": item.id, "method": name, "output": output, "gold": item.answer,
-             "extracted": task.extract(output), "score": task.score(output, item), "seconds": seconds}
+             "extracted": task.extract(output, item), "score": task.score(output, item), "seconds": seconds}
             for item, output in zip(items, outputs, strict=True)
         ]  # fmt: skip
     return Comparison(pd.DataFrame(rows), traces)

@@ -94,8 +94,6 @@ def score_alone(
     model: Any, task: Any, tokenizer: Any, *, items: int | None = None, batch: int = 256
 ) -> dict[str, float | int]:
     """Mean score of a model alone on the test set, greedy and 0-shot, in per cent with its standard error."""
-    from fusionlab.prompts import cut_at_stop
-
     device = next(model.parameters()).device
     tested = sorted(task.test[:items], key=lambda item: len(item.question))
     scores: list[float] = []
@@ -107,7 +105,7 @@ def score_alone(
             max_new_tokens=task.max_new_tokens, eos_token_id=EOS_ID, pad_token_id=EOS_ID,
         )  # fmt: skip
         texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        scores += [task.score(cut_at_stop(text, task.stop), item) for text, item in zip(texts, some, strict=True)]
+        scores += [task.score(text, item) for text, item in zip(texts, some, strict=True)]
     values = 100 * torch.tensor(scores, dtype=torch.float64)
     error = float(values.std(correction=1)) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
     return {"percent": round(float(values.mean()), 2), "standard_error": round(error, 2), "n": len(scores)}

@@ -1,7 +1,7 @@
-"""Where items come from: the bundled tasks, and benchmark files on disk.
+"""Items in files: JSONL and Parquet, in this project's own layout.
 
-`TASKS` is the table of bundled tasks; `load_task` also takes the path of a JSONL or Parquet file, or of a
-folder with train.* and test.*. This module knows the layout of files and nothing of prompts or scores.
+A row has `question` and `answer`, and may have `id`, `split`, `aliases` and `choices`; whatever else it has is
+kept in the item's fields. A file is read whole and refused at the first row that is malformed.
 """
 
 from __future__ import annotations
@@ -10,109 +10,29 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from fusionlab.errors import MissingFileError, TaskError, UnknownNameError
-from fusionlab.tasks.answers import extract_after_hashes
-from fusionlab.tasks.task import QUESTION_ANSWER, Item, Phrasing, Task, TaskSpec
-from fusionlab.tasks.word_problems import generate_problems
-
-MATH = TaskSpec(
-    name="math",
-    description="word problems of three steps with two- and three-digit numbers, steps written out",
-    extractor="after_hashes",
-    metric="exact_match",
-    phrasings=(
-        QUESTION_ANSWER,
-        Phrasing("Q: {question}\nA:"),
-        Phrasing("Problem: {question}\nSolution:"),
-        Phrasing(
-            "Question: {question}\nAnswer:",
-            instruction="Solve the problem step by step. Write the final number after ####.",
-        ),
-    ),
-    max_new_tokens=80,
-    target_field="worked",
-)
-TRIVIA = TaskSpec(
-    name="trivia",
-    description="closed-book facts on the 193 member states of the United Nations",
-    extractor="first_line",
-    metric="exact_match",
-    phrasings=(
-        QUESTION_ANSWER,
-        Phrasing("Q: {question}\nA:"),
-        Phrasing("{question}\nShort answer:"),
-        Phrasing("Question: {question}\nAnswer:", instruction="Answer each question with a name and nothing else."),
-    ),
-    max_new_tokens=24,
-)
-MATH_SEED, MATH_TRAIN, MATH_TEST = 20240622, 16_000, 300
+from fusionlab.errors import MissingFileError, TaskError
+from fusionlab.tasks.answers import LETTERS, extract_after_hashes
+from fusionlab.tasks.specs import CHOICE_FILE, SHORT_FILE, WORKED_FILE
+from fusionlab.tasks.task import Item, Task
 
 
-def load_math() -> Task:
-    """Generate the bundled word problems: 16,000 to train on, 300 to test on, the same on every machine."""
-    return Task(MATH, *generate_problems(train=MATH_TRAIN, test=MATH_TEST, seed=MATH_SEED))
-
-
-def load_trivia() -> Task:
-    """Read the bundled country facts; no country is in both splits."""
-    splits = read_splits(find_data_file("tasks", "trivia.jsonl"))
-    return Task(TRIVIA, splits["train"], splits["test"])
-
-
-TASKS: dict[str, Callable[[], Task]] = {"math": load_math, "trivia": load_trivia}
-
-
-def load_task(name: str | Path) -> Task:
-    """Load a bundled task by name, or a benchmark file or folder by path.
-
-    >>> len(load_task("math").test)
-    300
-
-    A file is JSONL or Parquet with `question` and `answer` per row (optional: id, aliases, split). Rows
-    without a split are test items. Where every answer holds `####` (GSM8K), it is a worked answer and the
-    number after it is compared. A folder holds test.jsonl or test.parquet and, for shots, train.jsonl or
-    train.parquet.
-
-    Raises UnknownNameError for a name that is neither, TaskError naming file and line for a malformed file.
-    """
-    if isinstance(name, str) and name in TASKS:
-        return TASKS[name]()
-    path = Path(name)
+def load_path(path: Path) -> Task:
+    """Load the task in a JSONL or Parquet file, or in a folder with train.* and test.*."""
     if path.is_dir():
         return _load_folder(path)
-    if path.is_file():
-        splits = read_splits(path)
-        return _as_task(path.stem, path, splits["train"], splits["test"])
-    if path.suffix in _READERS or len(path.parts) > 1:
-        raise MissingFileError(f"no such task file: {path}", remedy="check the path")
-    raise UnknownNameError(
-        f"unknown task: {str(name)!r}",
-        remedy=f"use one of {', '.join(TASKS)}, or the path of a JSONL or Parquet file",
-    )
-
-
-def find_data_file(*parts: str) -> Traversable:
-    """Return a file that ships with fusionlab; in a checkout that is not installed, look in data/."""
-    try:
-        root: Traversable = resources.files("fusionlab_data")
-    except ModuleNotFoundError:
-        root = Path(__file__).parents[2] / "data"
-    file = root.joinpath(*parts)
-    if not file.is_file():
-        raise MissingFileError(f"bundled file is missing: {file}", remedy="install fusionlab again")
-    return file
+    splits = read_splits(path)
+    return _as_task(path.stem, path, splits["train"], splits["test"])
 
 
 def read_splits(path: Traversable, *, default_split: str = "test") -> dict[str, list[Item]]:
     """Read the items of a file by split; TaskError names file and line of the first that is malformed."""
-    reader = _READERS.get(Path(path.name).suffix)
+    reader = READERS.get(Path(path.name).suffix)
     if reader is None:
-        raise TaskError(f"{path}: unknown kind of task file", remedy=f"use one of {', '.join(_READERS)}")
+        raise TaskError(f"{path}: unknown kind of task file", remedy=f"use one of {', '.join(READERS)}")
     splits: dict[str, list[Item]] = {"train": [], "test": []}
     seen: dict[str, int] = {}
     for line, row in reader(path):
@@ -140,9 +60,28 @@ def _read_item(row: Any, *, where: str, default_id: str, default_split: str) -> 
     aliases = fields.pop("aliases", None) or []
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise TaskError(f"{where}: aliases must be a list of texts, got {aliases!r}", remedy="correct the line")
+    if "choices" in fields and fields["choices"] is None:  # a Parquet column that other rows use
+        del fields["choices"]
+    if "choices" in fields:
+        _check_choices(fields["choices"], texts["answer"], where=where)
     if texts["split"] not in ("train", "test"):
         raise TaskError(f"{where}: unknown split {texts['split']!r}", remedy="use train or test")
     return texts["split"], Item(texts["id"], texts["question"], texts["answer"], tuple(aliases), fields)
+
+
+def _check_choices(choices: Any, answer: str, *, where: str) -> None:
+    if not isinstance(choices, list) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise TaskError(f"{where}: choices must be a list of texts, got {choices!r}", remedy="correct the line")
+    if not 2 <= len(set(choices)) == len(choices) <= len(LETTERS):
+        raise TaskError(
+            f"{where}: choices must be 2 to {len(LETTERS)} different texts, got {choices!r}", remedy="correct the line"
+        )
+    if any("\n" in choice for choice in choices):
+        raise TaskError(f"{where}: a choice must be a single line, got {choices!r}", remedy="correct the line")
+    if answer not in choices:
+        raise TaskError(
+            f"{where}: answer {answer!r} is not one of the choices {choices!r}", remedy="write it as in choices"
+        )
 
 
 def _read_jsonl(path: Traversable) -> Iterator[tuple[int, Any]]:
@@ -170,7 +109,7 @@ def _read_parquet(path: Traversable) -> Iterator[tuple[int, Any]]:
     yield from enumerate(table.to_pylist(), start=1)
 
 
-_READERS: dict[str, Callable[[Traversable], Iterator[tuple[int, Any]]]] = {
+READERS: dict[str, Callable[[Traversable], Iterator[tuple[int, Any]]]] = {
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }
@@ -179,7 +118,7 @@ _READERS: dict[str, Callable[[Traversable], Iterator[tuple[int, Any]]]] = {
 def _load_folder(folder: Path) -> Task:
     items: dict[str, list[Item]] = {"train": [], "test": []}
     for split in items:
-        path = next((file for suffix in _READERS if (file := folder / f"{split}{suffix}").is_file()), None)
+        path = next((file for suffix in READERS if (file := folder / f"{split}{suffix}").is_file()), None)
         if path is not None:
             items[split] = read_splits(path, default_split=split)[split]
         elif split == "test":
@@ -191,18 +130,14 @@ def _as_task(name: str, path: Path, train: list[Item], test: list[Item]) -> Task
     if not test:
         raise TaskError(f"{path}: the test split is empty", remedy="mark at least one item with split 'test'")
     if all("####" in item.answer for item in test):
-        spec = replace(
-            MATH,
-            name=name,
-            description=f"worked answers from {path}",
-            stop=("\n\n", "\nQuestion:", "\nQ:", "\nProblem:"),
-            max_new_tokens=320,
-        )
-        return Task(spec, _split_worked(train, path), _split_worked(test, path))
-    return Task(replace(TRIVIA, name=name, description=f"short answers from {path}"), train, test)
+        spec = replace(WORKED_FILE, name=name, description=f"worked answers from {path}")
+        return Task(spec, split_worked(train, path), split_worked(test, path))
+    if all(item.choices for item in test):
+        return Task(replace(CHOICE_FILE, name=name, description=f"multiple choice from {path}"), train, test)
+    return Task(replace(SHORT_FILE, name=name, description=f"short answers from {path}"), train, test)
 
 
-def _split_worked(items: Iterable[Item], path: Path) -> list[Item]:
+def split_worked(items: Iterable[Item], path: Path) -> list[Item]:
     """Separate "steps #### n" into the worked text (without GSM8K's <<a*b=c>> marks) and the number."""
     split = []
     for item in items:

@@ -1,0 +1,96 @@
+"""The tasks that ship with fusionlab, and `load_task`, which finds any task by name or path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from fusionlab.errors import MissingFileError, UnknownNameError
+from fusionlab.tasks.files import READERS, load_path, read_splits
+from fusionlab.tasks.specs import MATH, SUMMARY, TRIVIA, TRUTH, UNSEEN
+from fusionlab.tasks.task import Task, TaskSpec
+from fusionlab.tasks.word_problems import generate_problems
+
+MATH_SEED, MATH_TRAIN, MATH_TEST = 20240622, 16_000, 300
+SUMMARY_SEED, SUMMARY_TRAIN, SUMMARY_TEST = 20240623, 8_000, 300
+
+
+def load_math() -> Task:
+    """Generate the bundled word problems: 16,000 to train on, 300 to test on, the same on every machine."""
+    return Task(MATH, *generate_problems(train=MATH_TRAIN, test=MATH_TEST, seed=MATH_SEED))
+
+
+def load_summary() -> Task:
+    """Generate the bundled reports with their summaries: 8,000 to train on, 300 to test on."""
+    from fusionlab.tasks.reports import generate_reports
+
+    return Task(SUMMARY, *generate_reports(train=SUMMARY_TRAIN, test=SUMMARY_TEST, seed=SUMMARY_SEED))
+
+
+def load_trivia() -> Task:
+    """Read the bundled facts; what is asked about in one split is not in the other."""
+    return _read_bundled(TRIVIA)
+
+
+def load_truth() -> Task:
+    """Read the bundled misconceptions, multiple choice."""
+    return _read_bundled(TRUTH)
+
+
+def load_unseen() -> Task:
+    """Read the bundled multi-subject questions; the five train items are there for shots alone."""
+    return _read_bundled(UNSEEN)
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "math": load_math,
+    "trivia": load_trivia,
+    "truth": load_truth,
+    "summary": load_summary,
+    "unseen": load_unseen,
+}
+
+
+def load_task(name: str | Path) -> Task:
+    """Load a bundled task by name, or items of your own by path.
+
+    >>> len(load_task("math").test)
+    300
+
+    A file is JSONL or Parquet with `question` and `answer` per row (optional: id, split, aliases, choices). Rows
+    without a split are test items. Where every answer holds `####` (GSM8K), it is a worked answer and the
+    number after it is compared. A folder holds test.jsonl or test.parquet and, for shots, train.jsonl or
+    train.parquet, and may hold a task.json that says how to ask and score (see `task_file`).
+
+    Raises UnknownNameError for a name that is neither, TaskError naming file and line for a malformed file.
+    """
+    if isinstance(name, str) and name in TASKS:
+        return TASKS[name]()
+    path = Path(name)
+    if path.exists():
+        return load_path(path)
+    if path.suffix in READERS or len(path.parts) > 1:
+        raise MissingFileError(f"no such task file: {path}", remedy="check the path")
+    raise UnknownNameError(
+        f"unknown task: {str(name)!r}",
+        remedy=f"use one of {', '.join(TASKS)}, or the path of a JSONL or Parquet file",
+    )
+
+
+def find_data_file(*parts: str) -> Traversable:
+    """Return a file that ships with fusionlab; in a checkout that is not installed, look in data/."""
+    try:
+        root: Traversable = resources.files("fusionlab_data")
+    except ModuleNotFoundError:
+        root = Path(__file__).parents[2] / "data"
+    file = root.joinpath(*parts)
+    if not file.is_file():
+        raise MissingFileError(f"bundled file is missing: {file}", remedy="install fusionlab again")
+    return file
+
+
+def _read_bundled(spec: TaskSpec) -> Task:
+    splits = read_splits(find_data_file("tasks", f"{spec.name}.jsonl"))
+    return Task(spec, splits["train"], splits["test"])
