@@ -12,9 +12,10 @@ import pytest
 from small_tasks import all_items, task_named
 
 from fusionlab.tasks import TASKS, Item, load_task, normalise_answer
-from fusionlab.tasks.word_problems import FAMILIES, LARGEST_RESULT, SMALLEST_RESULT, generate_problems
+from fusionlab.tasks.problem_families import FAMILIES
+from fusionlab.tasks.word_problems import LARGEST_RESULT, SMALLEST_RESULT, generate_problems
 
-MATH_SHA256 = "09e83a0578c8e30947863478e3cae86811ea6d1168e0d80ad6700386926a24b2"
+MATH_SHA256 = "81c937617a7dab2313fe29ca1cd5b2af9c3cbb7408a3987d1ed75b1ce3ca10fd"
 bundled = pytest.mark.parametrize("name", sorted(TASKS))
 
 
@@ -84,20 +85,21 @@ def test_loading_twice_gives_the_same_items(name: str) -> None:
 def test_math_is_the_pinned_content() -> None:
     """The problems are drawn at load: a change of generator or Python must not change them unnoticed."""
     task = task_named("math")
-    assert (len(task.train), len(task.test)) == (16_000, 300)
+    assert (len(task.train), len(task.test)) == (16_000, 342)
     content = json.dumps([[asdict(item) for item in split] for split in (task.train, task.test)])
     assert hashlib.sha256(content.encode()).hexdigest() == MATH_SHA256
 
 
 def test_math_steps_are_right_chained_and_bounded() -> None:
     """Each equation holds in Python's arithmetic, uses known numbers, and the last result is the answer."""
+    steps_of = {family.name: len(family.steps) for family in FAMILIES}
     for item in all_items("math"):
         *steps, end = item.fields["worked"].split(". ")
         known = set(item.fields["numbers"])
         assert known == {int(digits) for digits in re.findall(r"\d+", item.question)}
-        assert len(steps) == 3
+        assert len(steps) == steps_of[item.fields["family"]]
         for step in steps:
-            left, sign, right, result = re.fullmatch(r"(\d+) ([-+*]) (\d+) = (\d+)", step).groups()  # type: ignore[union-attr]
+            left, sign, right, result = re.fullmatch(r"(\d+) ([-+*/]) (\d+) = (\d+)", step).groups()  # type: ignore[union-attr]
             assert eval(f"{left} {sign} {right}") == int(result)
             assert {int(left), int(right)} <= known
             assert SMALLEST_RESULT <= int(result) <= LARGEST_RESULT
@@ -132,12 +134,26 @@ def test_math_families_are_balanced_in_both_splits() -> None:
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
+def test_math_families_have_two_to_four_steps_and_wordings_of_their_own() -> None:
+    """A task of one length would be learnt as one shape; a wording used twice would hide a family."""
+    lengths = Counter(len(family.steps) for family in FAMILIES)
+    assert len(FAMILIES) >= 14
+    assert set(lengths) == {2, 3, 4}
+    assert min(lengths.values()) >= 4
+    wordings = [wording for family in FAMILIES for wording in family.wordings]
+    assert len(set(wordings)) == len(wordings) >= 2 * len(FAMILIES)
+    asked = {item.fields["family"]: set() for item in all_items("math")}  # type: dict[str, set[str]]
+    for item in all_items("math"):
+        asked[item.fields["family"]].add(re.sub(r"\d+|\b[A-Z]\w+", "_", item.question))
+    assert all(len(asked[family.name]) >= len(family.wordings) for family in FAMILIES)
+
+
 def test_more_math_training_items_leave_the_test_split_as_it_is() -> None:
     """Scores stay comparable when an expert is trained on more."""
-    few, many = generate_problems(train=8, test=24, seed=5), generate_problems(train=80, test=24, seed=5)
+    few, many = generate_problems(train=20, test=40, seed=5), generate_problems(train=90, test=40, seed=5)
     assert few[1] == many[1]
-    assert few[0] == many[0][:8]
-    assert generate_problems(train=8, test=24, seed=6)[1] != few[1]
+    assert few[0] == many[0][:20]
+    assert generate_problems(train=20, test=40, seed=6)[1] != few[1]
 
 
 def test_trivia_has_no_country_in_both_splits() -> None:
