@@ -60,7 +60,7 @@ MATH = TaskSpec(
 )
 TRIVIA = TaskSpec(
     name="trivia",
-    description="closed-book facts whose answers are not in the training split",
+    description="closed-book facts: countries, geography, science, history, arts, languages, elements, units",
     extractor="first_line",
     metric="exact_match",
     phrasings=SHORT_PHRASINGS,
