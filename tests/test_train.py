@@ -21,11 +21,11 @@ from fusionlab.train.corpus import (
     Corpus,
     draw_starts,
     draw_tokens,
-    sample_corpus,
     sample_fresh,
     sample_sequences,
+    sample_shard,
 )
-from fusionlab.train.heal import fresh_kl, heal, heal_one_batch, read_batches, rows_of_step, start_student
+from fusionlab.train.heal import fresh_kl, heal, heal_one_batch, read_batches, rows_of_step, shard_steps, start_student
 from fusionlab.train.llama import (
     empty_cache,
     hidden_states,
@@ -149,9 +149,9 @@ def test_a_student_goes_back_into_transformers_unchanged() -> None:
 def test_a_corpus_is_the_same_for_a_seed_and_another_for_another() -> None:
     """Weights can only be reproduced if their text can."""
     model = read_llama(tiny_llama(), dtype=torch.float32)
-    settings = CorpusSettings(chunks=2, rows=6, length=12, seed=3)
+    settings = CorpusSettings(shards=1, chunks=2, rows=6, length=12, seed=3)
     first, again, other = (
-        sample_corpus(model, Letters(), chosen, say=lambda line: None).ids
+        sample_shard(model, Letters(), chosen, say=lambda line: None).ids
         for chosen in (settings, settings, replace(settings, seed=4))
     )
     assert first.shape == (12, 12)
@@ -189,7 +189,7 @@ def test_draws_follow_the_models_distribution() -> None:
 
 def tiny_settings(**changes: Any) -> HealSettings:
     """A heal of seconds."""
-    corpus = CorpusSettings(chunks=1, rows=16, length=12, seed=1)
+    corpus = CorpusSettings(shards=1, chunks=1, rows=16, length=12, seed=1)
     return replace(HealSettings(corpus=corpus, steps=30, batch=8, learning_rate=5e-3, warmup_steps=3), **changes)
 
 
@@ -198,9 +198,9 @@ def test_healing_lowers_kl_on_its_own_text(optimizer: str) -> None:
     """The loop, its schedule and the switch to fake NF4 work together."""
     teacher = read_llama(tiny_llama(), dtype=torch.float32)
     settings = tiny_settings(optimizer=optimizer)
-    corpus = sample_corpus(teacher, Letters(), settings.corpus, say=lambda line: None)
+    corpus = sample_shard(teacher, Letters(), settings.corpus, say=lambda line: None)
     lines: list[str] = []
-    healed = heal(teacher, corpus, settings, chosen=(0, 2), log_every=5, say=lines.append)
+    healed = heal(teacher, lambda shard: corpus, settings, chosen=(0, 2), log_every=5, say=lines.append)
     assert healed.steps == 30
     assert healed.curve[-1]["kl_nats"] < 0.7 * healed.curve[0]["kl_nats"]
     assert "nf4" in lines[-1]
@@ -211,13 +211,13 @@ def test_healing_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) -
     """A run longer than one lease must end in the same weights."""
     teacher = read_llama(tiny_llama(), dtype=torch.float32)
     settings = tiny_settings(steps=12)
-    corpus = sample_corpus(teacher, Letters(), settings.corpus, say=lambda line: None)
+    corpus = sample_shard(teacher, Letters(), settings.corpus, say=lambda line: None)
     quiet: dict[str, Any] = {"chosen": (0, 2), "say": lambda line: None}
-    whole = heal(teacher, corpus, settings, **quiet)
+    whole = heal(teacher, lambda shard: corpus, settings, **quiet)
     checkpoint = tmp_path / "heal.safetensors"
-    cut = heal(teacher, corpus, settings, checkpoint=checkpoint, seconds_limit=0.0, **quiet)
+    cut = heal(teacher, lambda shard: corpus, settings, checkpoint=checkpoint, seconds_limit=0.0, **quiet)
     assert cut.steps == 1
-    resumed = heal(teacher, corpus, settings, checkpoint=checkpoint, **quiet)
+    resumed = heal(teacher, lambda shard: corpus, settings, checkpoint=checkpoint, **quiet)
     for name, weight in whole.student.parameters.items():
         torch.testing.assert_close(resumed.student.parameters[name], weight, rtol=1e-5, atol=1e-6)
 
@@ -228,6 +228,13 @@ def test_every_sequence_is_met_once_per_epoch() -> None:
     epochs = [torch.cat(some) for some in (steps[:5], steps[5:])]
     assert [sorted(epoch.tolist()) for epoch in epochs] == [list(range(20))] * 2
     assert not torch.equal(*epochs)
+
+
+def test_shards_share_the_steps_and_a_resumed_run_skips_what_is_done() -> None:
+    """Every step has one shard, in order, wherever training starts."""
+    settings = HealSettings(corpus=CorpusSettings(shards=3), steps=10)
+    assert list(shard_steps(settings)) == [(0, range(3)), (1, range(3, 7)), (2, range(7, 10))]
+    assert list(shard_steps(settings, first=4)) == [(1, range(4, 7)), (2, range(7, 10))]
 
 
 def test_states_kept_while_sampling_are_those_of_the_sequences() -> None:

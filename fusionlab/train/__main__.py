@@ -83,7 +83,7 @@ def settings_from(options: argparse.Namespace) -> tuple[HealSettings, list[Exper
     """Defaults, shrunk by --smoke, changed by --set."""
     corpus, heal_settings = CorpusSettings(), HealSettings()
     if options.smoke:
-        corpus = CorpusSettings(chunks=2, rows=8, length=33)
+        corpus = CorpusSettings(shards=2, chunks=1, rows=8, length=33)
         heal_settings = HealSettings(corpus=corpus, steps=4, batch=4, warmup_steps=2, evaluation_rows=2)
     changes = [change.partition("=") for change in options.set]
     known = {"corpus", "heal", "expert", "bounds", *options.tasks}

@@ -115,37 +115,36 @@ def draw_tokens(logits: Tensor) -> Tensor:
     return (logits.float() - torch.log(-torch.log(uniform))).argmax(-1)
 
 
-def sample_corpus(
-    model: Llama, tokenizer: Any, settings: CorpusSettings,
+def sample_shard(
+    model: Llama, tokenizer: Any, settings: CorpusSettings, shard: int = 0,
     *, kernels: Kernels | None = None, draw: Draw | None = None, host_bytes: int = 0,
     say: Callable[[str], None] = print,
 ) -> Corpus:  # fmt: skip
-    """All chunks of `settings`; tokens on the model's device, states where there is room (see `room_for_states`)."""
+    """All chunks of one shard; tokens on the model's device, states where there is room (see `room_for_states`)."""
     shares = (1 - settings.share_chat - settings.share_question, settings.share_chat, settings.share_question)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     states = room_for_states(model, settings, host_bytes=host_bytes, say=say)
     begun = time.perf_counter()
     for chunk in range(settings.chunks):
-        seed = settings.seed + chunk
+        seed = settings.seed + shard * settings.chunks + chunk
         starts, kinds, given = draw_starts(tokenizer, rows=settings.rows, length=settings.length, shares=shares, seed=seed)
-        rows = slice(chunk * settings.rows, (chunk + 1) * settings.rows)
-        ids = sample_sequences(
-            model, starts, length=settings.length, seed=seed, kernels=kernels, draw=draw,
-            states=None if states is None else states[rows],
-        )  # fmt: skip
+        kept = None if states is None else states[chunk * settings.rows : (chunk + 1) * settings.rows]
+        here = None if kept is None else kept if kept.device == model.embedding.device else kept.to(model.embedding.device)
+        ids = sample_sequences(model, starts, length=settings.length, seed=seed, kernels=kernels, draw=draw, states=here)
+        if kept is not None and kept is not here:
+            kept.copy_(here)  # type: ignore[arg-type]
         parts.append((ids, kinds.to(ids.device), given.to(ids.device)))
-        tokens = (chunk + 1) * settings.rows * settings.length
         finish(ids)
-        seconds = time.perf_counter() - begun
-        rate = tokens / seconds
-        say(f"corpus {chunk + 1}/{settings.chunks}: {tokens:,} tokens, {rate:,.0f}/s, {seconds:.0f} s")
+        tokens, seconds = (chunk + 1) * settings.rows * settings.length, time.perf_counter() - begun
+        say(f"shard {shard + 1}/{settings.shards}, chunk {chunk + 1}/{settings.chunks}: {tokens:,} tokens, "
+            f"{tokens / seconds:,.0f}/s, {seconds:.0f} s")  # fmt: skip
     return Corpus(*(torch.cat(some) for some in zip(*parts, strict=True)), states)
 
 
 def room_for_states(
     model: Llama, settings: CorpusSettings, *, host_bytes: int, say: Callable[[str], None]
 ) -> Tensor | None:
-    """An empty (N, length - 1, H) tensor for the teacher's states, or None where it would not fit.
+    """An empty (N, length - 1, H) tensor for the teacher's states of a shard, or None where it would not fit.
 
     On a GPU it goes there if that leaves room for the cache of one chunk and for training; else on the host, within
     `host_bytes`. A CPU keeps none: its teacher is small enough to run again.

@@ -12,19 +12,23 @@ from fusionlab.errors import ConstraintError
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """Text sampled from the large model: `chunks` x `rows` sequences of `length` tokens."""
+    """Text sampled from the large model: `shards` x `chunks` x `rows` sequences of `length` tokens.
 
-    chunks: int = 26
+    Training holds one shard at a time.
+    """
+
+    shards: int = 5
+    chunks: int = 18
     rows: int = 8192
     length: int = 161  # positions, the start included
     share_chat: float = 0.15
     share_question: float = 0.15
-    seed: int = 20261123
+    seed: int = 20261124
 
     @property
     def tokens(self) -> int:
         """Tokens of the whole corpus, starts included."""
-        return self.chunks * self.rows * self.length
+        return self.shards * self.chunks * self.rows * self.length
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,15 @@ class HealSettings:
     """Distillation of the large model into six of its layers."""
 
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
-    steps: int = 8500
-    batch: int = 64
+    steps: int = 14_500
+    batch: int = 128
     optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
     warmup_steps: int = 50
     final_share: float = 0.02  # of the learning rate, at the end of the cosine
     clip: float = 1.0
-    quantize_from: float = 0.75  # share of the steps after which weights pass through fake NF4
+    quantize_from: float = 0.8  # share of the steps after which weights pass through fake NF4
     evaluation_rows: int = 256  # fresh sequences per kind of start
     seed: int = 1
 
@@ -49,7 +53,7 @@ class HealSettings:
             raise ConstraintError(f"unknown optimizer {self.optimizer!r}", remedy="use adamw or muon")
         if self.batch > self.corpus.chunks * self.corpus.rows:
             raise ConstraintError(
-                f"a batch of {self.batch} from {self.corpus.chunks * self.corpus.rows} sequences",
+                f"a batch of {self.batch} from shards of {self.corpus.chunks * self.corpus.rows} sequences",
                 remedy="sample more, or lower the batch",
             )
 

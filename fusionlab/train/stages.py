@@ -24,9 +24,9 @@ from fusionlab.train.compiled import Compute, choose_compute
 from fusionlab.train.corpus import (
     KINDS,
     Corpus,
-    sample_corpus,
     sample_fresh,
     sample_sequences,
+    sample_shard,
 )
 from fusionlab.train.expert import (
     attach_adapter,
@@ -63,7 +63,12 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
         return True
     teacher = read_llama(large, dtype=run.dtype)
     compute = pick_compute(run, teacher, settings)
-    corpus, corpus_seconds = get_corpus(run, settings, teacher=teacher, tokenizer=tokenizer, compute=compute)
+    corpus_seconds: list[float] = []
+
+    def read_shard(shard: int) -> Corpus:
+        corpus, seconds = get_shard(run, settings, shard, teacher=teacher, tokenizer=tokenizer, compute=compute)
+        corpus_seconds.append(seconds)
+        return corpus
 
     def store(student: Llama, steps: int) -> None:
         metadata: dict[str, object] = {
@@ -74,7 +79,7 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
         embedded.ship_tensors(packed, SMALL, metadata=metadata, folder=run.out)
 
     healed = heal(
-        teacher, corpus, settings, compute=compute, checkpoint=run.work / "heal.safetensors",
+        teacher, read_shard, settings, compute=compute, checkpoint=run.work / "heal.safetensors",
         checkpoint_every=run.checkpoint_every, seconds_limit=run.seconds_limit, say=run.say,
         on_checkpoint=store, log_every=max(1, min(100, settings.steps // 10)),
     )  # fmt: skip
@@ -85,9 +90,9 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
     kl = evaluate_small(run, settings, healed.student, teacher=teacher, large=large, tokenizer=tokenizer)
     entry = {
         **run.record(), "settings_hash": identity, "settings": asdict(settings), "steps": healed.steps,
-        "seconds": round(healed.seconds, 1), "corpus_seconds": corpus_seconds,
+        "seconds": round(healed.seconds, 1), "corpus_seconds": round(sum(corpus_seconds), 1),
         "corpus_tokens": settings.corpus.tokens,
-        "epochs": settings.steps * settings.batch / (settings.corpus.chunks * settings.corpus.rows),
+        "epochs": settings.steps * settings.batch * settings.corpus.length / settings.corpus.tokens,
         "layers_text": f"Layers {', '.join(map(str, embedded.SMALL_LAYERS))} of the large model, renumbered.",
         "large_revision": embedded.REVISION, "large_sha256": large_sha256(large),
         "bytes": (run.out / SMALL).stat().st_size, "evaluation_seed": EVALUATION_SEED, "kl_nats": kl,
@@ -117,20 +122,21 @@ def pick_compute(run: Run, teacher: Llama, settings: HealSettings) -> Compute:
     return compute
 
 
-def get_corpus(
-    run: Run, settings: HealSettings, *, teacher: Llama, tokenizer: Any, compute: Compute
-) -> tuple[Corpus, float | None]:
-    """The corpus from the work folder, or sampled now and saved there; with the seconds sampling took."""
-    path = run.work / f"corpus-{settings_hash(settings.corpus)}.safetensors"
+def get_shard(
+    run: Run, settings: HealSettings, shard: int, *, teacher: Llama, tokenizer: Any, compute: Compute
+) -> tuple[Corpus, float]:
+    """A shard of the corpus from the work folder, or sampled now and saved there; with the seconds sampling took."""
+    path = run.work / f"corpus-{settings_hash(settings.corpus)}-{shard}.safetensors"
     if path.is_file():
         tensors, record = load_tensors(path)
         run.say(f"corpus: {path.name} is already there")
-        seconds = record["seconds"]
-        return Corpus(**{name: tensor.to(run.device) for name, tensor in tensors.items()}), seconds  # type: ignore[return-value]
+        return Corpus(**{name: tensor.to(run.device) for name, tensor in tensors.items()}), float(record["seconds"])  # type: ignore[arg-type]
     begun = time.perf_counter()
-    corpus = sample_corpus(
-        teacher, tokenizer, settings.corpus, kernels=compute.layers, draw=compute.draw, host_bytes=run.host_bytes,
-        say=run.say,
+    if run.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    corpus = sample_shard(
+        teacher, tokenizer, settings.corpus, shard, kernels=compute.layers, draw=compute.draw,
+        host_bytes=run.host_bytes, say=run.say,
     )  # fmt: skip
     seconds = round(time.perf_counter() - begun, 1)
     tensors = {"ids": corpus.ids, "kinds": corpus.kinds, "given": corpus.given}
