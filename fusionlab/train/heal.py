@@ -110,8 +110,9 @@ def heal(
                 now = time.perf_counter()
                 spent = already + now - begun
                 curve.append({"step": done, "kl_nats": round(mean, 4), "seconds": round(spent, 1)})
+                rate = tokens / (now - mark)
                 say(f"heal {done}/{settings.steps}{' nf4' if quantized else ''}: kl {mean:.4f}, "
-                    f"lr {settings.learning_rate * share:.2e}, {tokens / (now - mark):,.0f} tokens/s, {spent:.0f} s")  # fmt: skip
+                    f"lr {settings.learning_rate * share:.2e}, {rate:,.0f} tokens/s, {spent:.0f} s")  # fmt: skip
                 running.zero_()
                 logged, mark, tokens = done, now, 0
             late = spent > seconds_limit
