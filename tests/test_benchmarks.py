@@ -26,7 +26,7 @@ ROWS: dict[str, Rows] = {
     "trivia_qa": [
         {
             "question": "Which river runs through Exampleton?", "question_id": "tc_1", "question_source": "made",
-            "answer": {"value": "River Exe", "aliases": ["River Exe", "The Exe"], "normalized_aliases": ["river exe", "exe"],
+            "answer": {"value": "River Exe", "aliases": ["River Exe", "The Exe"], "normalized_aliases": ["exe"],
                        "normalized_value": "river exe", "type": "WikipediaEntity"},
         },
         {
@@ -36,7 +36,8 @@ ROWS: dict[str, Rows] = {
         },
     ],
     "truthful_qa": [
-        {"question": "Can stones float?", "mc1_targets": {"choices": ["Pumice can", "No stone can", "All can"], "labels": [1, 0, 0]},
+        {"question": "Can stones float?",
+         "mc1_targets": {"choices": ["Pumice can", "No stone can", "All can"], "labels": [1, 0, 0]},
          "mc2_targets": {"choices": ["Pumice can", "All can"], "labels": [1, 0]}},
         {"question": "Is glass a liquid?", "mc1_targets": {"choices": ["No, a solid", "Yes, a liquid"], "labels": [1, 0]},
          "mc2_targets": {"choices": ["No, a solid"], "labels": [1]}},
