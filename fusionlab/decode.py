@@ -24,7 +24,7 @@ from fusionlab.solvers import KLConstraint, Solution, fuse, solve
 if TYPE_CHECKING:
     from fusionlab.adapters import SharedBackbone
 
-READS_EVIDENCE = frozenset({"evidence"})  # methods that weigh experts by how well they predicted the text
+READS_EVIDENCE = frozenset({"evidence", "predicted"})  # methods that weigh experts by how well they predicted the text
 _EVIDENCE_LOGITS = 256  # prompt positions, over all rows, whose full logits are held at once (50 MB at V = 49,152)
 
 

@@ -55,32 +55,49 @@ class HealSettings:
 
 
 @dataclass(frozen=True)
-class ExpertSettings:
-    """One LoRA expert on the stored small model."""
+class TuneSettings:
+    """Fine-tuning on the documents of one task or several."""
 
-    task: str
-    rank: int = 64
-    alpha: int = 128
     epochs: int = 8
-    batch: int = 64
+    batch_tokens: int = 16_384  # of a step, padding included
+    document_tokens: int = 640  # a document takes no further question past this
+    max_shots: int = 5
+    share_single: float = 0.5  # of documents with one question; the others hold 2 to 1 + max_shots
+    share_plain: float = 0.6  # of documents in phrasing 0; the others in any
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
     warmup_steps: int = 20
     final_share: float = 0.02
     clip: float = 1.0
     prompt_weight: float = 0.03  # weight of a prompt token; an answer token has 1
-    quantize_from: float = 0.5  # share of the steps after which both factors pass through fake NF4
-    max_shots: int = 0  # examples before the question, drawn from 0..max_shots per item and epoch
+    quantize_from: float = 1.0  # share of the steps after which low-rank factors pass through fake NF4
+    rank: int | None = None  # None: every weight
+    alpha: float = 128
     train_items: int | None = None  # None: all
     test_items: int | None = None
     seed: int = 1
 
 
+@dataclass(frozen=True)
+class ExpertSettings(TuneSettings):
+    """One LoRA expert on the stored small model."""
+
+    task: str = ""
+    rank: int = 64
+    quantize_from: float = 0.6
+
+
 # With these the shipped files were made (their hashes are in data/training.json).
 EXPERT_DEFAULTS = {
-    "math": ExpertSettings(task="math", epochs=13, batch=128, quantize_from=0.8),
-    "trivia": ExpertSettings(task="trivia", epochs=8),
+    "math": ExpertSettings(task="math", epochs=12, quantize_from=0.8),
+    "trivia": ExpertSettings(task="trivia", epochs=10, batch_tokens=4096),
+    "truth": ExpertSettings(task="truth", epochs=12, batch_tokens=8192),
+    "summary": ExpertSettings(task="summary", epochs=6),
 }
+# The upper bounds: the large model itself, tuned whole or in low rank on one task, and whole on all of them.
+WHOLE = {"learning_rate": 3e-4, "prompt_weight": 0.03}
+LOW_RANK = {"rank": 64, "learning_rate": 1e-3, "prompt_weight": 0.03}
+BOUND_EPOCHS = {"math": 4, "trivia": 8, "truth": 8, "summary": 3}
 
 
 def settings_hash(*records: Any) -> str:
