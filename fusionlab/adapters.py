@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fusionlab.errors import CorruptFileError, ModelError
+from fusionlab.errors import CorruptFileError, ModelError, UnknownNameError
 from fusionlab.nf4 import load_tensors, unpack_nf4
 
 if TYPE_CHECKING:
@@ -121,6 +121,26 @@ def refuse_unsupported(config: Mapping[str, Any], *, name: str) -> None:
         )
 
 
+def merge_adapters(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> Adapter:
+    """One adapter whose change is the weighted sum of several: task arithmetic (arXiv 2212.04089).
+
+    sum_t w_t s_t U_t D_t is again low rank: the factors side by side, down (sum r_t, in) and up (out, sum r_t).
+    Raises ModelError where the adapters and weights are not as many, or none.
+    """
+    if not adapters or len(adapters) != len(weights):
+        raise ModelError(
+            f"{len(adapters)} adapters and {len(weights)} weights cannot be merged", remedy="pass one weight an adapter"
+        )
+    changes = {}
+    for module in dict.fromkeys(module for adapter in adapters for module in adapter.changes):
+        parts = [(*adapter.changes[module], weight) for adapter, weight in zip(adapters, weights, strict=True)
+                 if module in adapter.changes]  # fmt: skip
+        down = torch.cat([down for down, _, _, _ in parts])
+        up = torch.cat([up * (scaling * weight) for _, up, scaling, weight in parts], dim=1)
+        changes[module] = (down, up, 1.0)
+    return Adapter(name, changes)
+
+
 @dataclass
 class Selection:
     """Which members the rows of the current forward belong to; shared by all layers of one backbone."""
@@ -188,7 +208,9 @@ class SharedBackbone:
         self._layers: dict[str, StackedLora] = {}
 
     def add(self, adapter: Adapter) -> None:
-        """Put one more expert on the backbone. Raises `ModelError` if a module is missing or misshapen."""
+        """Put one more expert on the backbone. Raises `ModelError` for a taken name, a missing or a misshapen module."""
+        if adapter.name in self.names:
+            raise ModelError(f"the backbone holds an expert {adapter.name!r}", remedy="give this one another name")
         modules = dict(self.model.named_modules())
         for module, (down, up, _) in adapter.changes.items():
             layer = self._layers.get(module) or modules.get(module)
@@ -207,6 +229,15 @@ class SharedBackbone:
         self.names.append(adapter.name)
         for stack in self._layers.values():
             stack.factors += [None] * (len(self.names) - len(stack.factors))
+
+    def adapter(self, name: str) -> Adapter:
+        """The changes of an expert on the backbone, its scaling folded into them. Raises `UnknownNameError`."""
+        if name not in self.names:
+            raise UnknownNameError(
+                f"no adapter {name!r} on the backbone", remedy=f"known: {', '.join(self.names) or 'none'}"
+            )
+        pairs = ((module, stack.factors[self.names.index(name)]) for module, stack in self._layers.items())
+        return Adapter(name, {module: (*pair, 1.0) for module, pair in pairs if pair is not None})
 
     def select(self, names: Sequence[str], *, with_small: bool = True) -> None:
         """Declare whose row blocks the coming forwards hold, the small model's first unless told otherwise."""

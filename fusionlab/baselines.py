@@ -1,16 +1,21 @@
-"""What fusion is compared with: one model of the team writing alone, through its own `generate`.
+"""What fusion is compared with: one model of the team writing alone, by the same batched loop as fusion.
 
-Proxy tuning (arXiv 2401.08565) is the fusion method "static" and needs nothing here.
+Proxy tuning (arXiv 2401.08565) is the fusion method "static" and needs nothing here; nor does task arithmetic
+(`adapters.merge_adapters`), whose result is one more expert.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from fusionlab.prompts import Prompt, check_lengths, check_prompts, cut_at_stop
+from fusionlab.cached import CachedModel, apply_heads
+from fusionlab.decode import check_no_nan, pad_left
+from fusionlab.prompts import PieceReader, Prompt, StopFinder, check_lengths, check_prompts, cut_at_stop
+from fusionlab.team import GenerationResult
 
 if TYPE_CHECKING:
     from fusionlab.team import Team
@@ -20,42 +25,57 @@ if TYPE_CHECKING:
 def generate_alone(
     team: Team, name: str, prompts: Prompt | Sequence[Prompt], *, max_new_tokens: int = 64,
     stop: Sequence[str] = (), batch_size: int = 16,
-) -> list[str]:  # fmt: skip
-    """Greedy answers of one member alone: "large", "small" or an expert's name.
+) -> GenerationResult:  # fmt: skip
+    """Greedy answers of one member alone: "large", "small" or an expert's name; no traces.
 
     stop: strings that end an answer (see `prompts.cut_at_stop`). Raises `PromptError`, `UnknownNameError`.
     """
+    started = time.perf_counter()
     batch = check_prompts(prompts)
     if name not in ("large", "small"):
         team.choose_experts([name])
-    model, tokenizer = team.model_of(name), team.tokenizer_of(name)
-    if team.backbone is not None and model is team.backbone.model:
-        alone = team.is_adapter(name) if name != "small" else False
-        team.backbone.select([name] if alone else [], with_small=not alone)
     encoded = team.encode(batch, name)
     check_lengths([len(ids) for ids in encoded], max_new_tokens, team.context_length())
-    texts: list[str] = []
+    answers: list[list[int]] = []
     for start in range(0, len(batch), batch_size):
-        inputs = tokenizer.pad({"input_ids": encoded[start : start + batch_size]}, return_tensors="pt").to(model.device)
-        width = inputs["input_ids"].shape[1]
-        written = model.generate(
-            **inputs, do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(team.eos_ids()),
-            pad_token_id=tokenizer.pad_token_id or 0,
-            stopping_criteria=[StopStrings(tokenizer, stop, width)] if stop else None,
-        )  # fmt: skip
-        answers = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
-        texts += [cut_at_stop(answer, stop) for answer in answers]
-    return texts
+        answers += write_alone(team, name, encoded[start : start + batch_size], max_new_tokens, stop)
+    texts = team.tokenizer_of(name).batch_decode(answers, skip_special_tokens=True)
+    texts = [cut_at_stop(text, stop) for text in texts]
+    return GenerationResult(texts, answers, [], time.perf_counter() - started)
 
 
-class StopStrings:
-    """Ends each row of a Hugging Face `generate` once its new text holds a stop string."""
+def write_alone(
+    team: Team, name: str, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str]
+) -> list[list[int]]:
+    """The token ids that one member writes after each prompt, together; finished rows leave the batch."""
+    tokenizer = team.tokenizer_of(name)
+    holds_stop = StopFinder(tokenizer, stop, team.piece if tokenizer is team.large.tokenizer else PieceReader(tokenizer))
+    eos_ids = torch.tensor(sorted(team.eos_ids()))
+    plain = team.has_plain_head(name)  # probes the backbone, so before it is told whose rows come
+    select_alone(team, name)
+    reader = CachedModel(team.model_of(name), plain_head=plain)
+    answers: list[list[int]] = [[] for _ in prompts]
+    live = list(range(len(prompts)))
+    features = reader.read(*pad_left(prompts, device=reader.device))
+    for step in range(max_new_tokens):
+        (logits,) = apply_heads([reader], [features[:, -1]], team.width)
+        if step == 0:
+            check_no_nan(logits, name)
+        tokens = logits.argmax(-1).cpu()
+        for row, token in zip(live, tokens.tolist(), strict=True):
+            answers[row].append(token)
+        going = (~(torch.isin(tokens, eos_ids) | torch.tensor([holds_stop(answers[row]) for row in live]))).nonzero()[:, 0]
+        if len(going) == 0 or step == max_new_tokens - 1:
+            break
+        if len(going) < len(live):
+            reader.keep_rows(going)
+            live, tokens = [live[row] for row in going.tolist()], tokens[going]
+        features = reader.read(tokens.to(reader.device)[:, None])
+    return answers
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_width: int) -> None:
-        self.tokenizer, self.stop, self.prompt_width = tokenizer, tuple(stop), prompt_width
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """(B, T) ids -> (B,) true where the row is finished."""
-        texts = self.tokenizer.batch_decode(input_ids[:, self.prompt_width :], skip_special_tokens=True)
-        finished = [cut_at_stop(text, self.stop) != text for text in texts]
-        return torch.tensor(finished, device=input_ids.device)
+def select_alone(team: Team, name: str) -> None:
+    """Give every row of the shared backbone to one member, where that is the model that runs."""
+    if team.backbone is not None and team.model_of(name) is team.backbone.model:
+        alone = name != "small" and team.is_adapter(name)
+        team.backbone.select([name] if alone else [], with_small=not alone)

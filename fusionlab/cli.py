@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ import typer
 from fusionlab.errors import FusionError
 
 if TYPE_CHECKING:
+    from fusionlab.cells import Cell
+    from fusionlab.evaluate import Evaluator
     from fusionlab.team import Team
 
 app = typer.Typer(
@@ -122,38 +125,79 @@ def generate(
 
 @app.command()
 def evaluate(
-    tasks: Annotated[str, typer.Option(help="Comma-separated task names.")] = "trivia,math",
-    methods: Annotated[str, typer.Option(help="Comma-separated methods, or 'all'.")] = "all",
+    tasks: Annotated[str, typer.Option(help="Comma-separated task names or paths; 'all': every bundled one.")]
+    = "all",
+    methods: Annotated[str, typer.Option(help="Comma-separated: names, proxy-<a>, name:field=value; or 'all'.")] = "all",
+    shots: Annotated[str, typer.Option(help="Solved examples in the prompt, comma-separated counts.")] = "0",
+    phrasings: Annotated[str, typer.Option(help="Comma-separated numbers of a task's phrasings.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds that the examples are drawn with, comma-separated.")] = "0",
+    experts: Annotated[list[str] | None, typer.Option(help="Comma-separated: which experts the methods for several may "
+                                                           "use. Repeat it for more sets; default: all.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task; default: the whole test split.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    out: Annotated[Path, typer.Option(help="Folder of answers and tables; what it holds is not done again.")]
+    = Path("runs/evaluation"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do again what the folder holds.")] = False,
+    rescore: Annotated[Path | None, typer.Option(help="Only score this folder's answers again; loads no model.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Recorded scores of upper bounds; default: the shipped ones.")] = None,
+    team_experts: Annotated[str | None, typer.Option(help="Experts to load: names, or name=path; default: all.")] = None,
+    large: LargeOption = None,
+    small: SmallOption = None,
+    quantization: QuantizationOption = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: by device.")] = None,
     device: DeviceOption = "cpu",
-    output: Annotated[Path, typer.Option(help="Per-item outputs and scores, Parquet.")] = Path("runs/evaluation.parquet"),
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
-    """Score methods on bundled tasks with the embedded team; prints the README's table."""
-    import pandas as pd
-    from tqdm.auto import tqdm
-
-    from fusionlab.bench import check_device, save_rows
-    from fusionlab.evaluate import METHODS, choose_methods, evaluate_method, summarise, to_markdown
-    from fusionlab.tasks import load_task
+    """Answer tasks by methods and score them: tasks x methods x shots x phrasings x seeds, resumable."""
+    from fusionlab.cells import rescore_folder
+    from fusionlab.scores import read_records, save_table, summarise, to_markdown
 
     set_up(debug)
-    check_device(device)
-    check_writable(output)
-    names = list(METHODS) if methods == "all" else choose_methods(split_names(methods))
-    loaded = [load_task(name) for name in split_names(tasks)]
-    team = load(None, None, None, None, device)
-    rows: list[Any] = []
-    for task in loaded:
-        items = task.test[:limit]
-        for name in names:
-            with tqdm(total=len(items), desc=f"{task.name} {name}", disable=not sys.stderr.isatty()) as bar:
-                rows += evaluate_method(team, task, name, items=items, batch_size=batch_size, progress=bar.update)
-            save_rows(rows, output)
-    summary = summarise(pd.DataFrame(rows))
+    recorded = read_records(scores)
+    folder = out if rescore is None else rescore
+    if rescore is None:
+        from fusionlab.bench import check_device
+        from fusionlab.evaluate import Evaluator, plan_cells
+        from fusionlab.methods import choose_methods
+        from fusionlab.tasks import TASKS, load_task
+
+        check_device(device)
+        names = choose_methods(split_names(methods))
+        sources = {load_task(name).name: name for name in (TASKS if tasks == "all" else split_names(tasks))}
+        loaded = {name: load_task(source) for name, source in sources.items()}
+        counts, forms, draws = (split_numbers(text, option) for text, option in
+                                ((shots, "--shots"), (phrasings, "--phrasings"), (seeds, "--seeds")))  # fmt: skip
+        subsets = [split_names(subset) for subset in experts or []]
+        plan_cells(list(loaded.values()), names, experts=[], shots=counts, phrasings=forms)  # faults, before models load
+        check_writable(folder / "table.md")
+        team = load(large, small, team_experts, quantization, device, dtype)
+        cells, notes = plan_cells(list(loaded.values()), names, experts=list(team.experts), subsets=subsets, shots=counts,
+                                  phrasings=forms, seeds=draws)  # fmt: skip
+        evaluator = Evaluator(team, loaded, folder=folder, limit=limit, batch_size=batch_size, fresh=fresh,
+                              sources=sources, say=lambda line: typer.echo(line, err=True))  # fmt: skip
+        rows = run_with_bar(evaluator, cells)
+        for note in notes:
+            typer.echo(note, err=True)
+    else:
+        rows = rescore_folder(folder)
+    summary = summarise(rows, recorded)
+    save_table(summary, folder)
     typer.echo(to_markdown(summary))
-    typer.echo(f"per-item outputs: {output}", err=True)
+    typer.echo(f"answers: {folder / 'cells'}; table: {folder / 'table.csv'}, .parquet, .md", err=True)
+
+
+def run_with_bar(evaluator: Evaluator, cells: Sequence[Cell]) -> Any:
+    """Run cells under one progress bar, which is silent where nobody watches."""
+    from tqdm.auto import tqdm
+
+    total = sum(len(evaluator.items[cell.task]) for cell in cells)
+    with tqdm(total=total, unit="answer", disable=not sys.stderr.isatty()) as bar:
+
+        def show(cell: Cell, done: int) -> None:
+            bar.set_description(str(cell), refresh=False)
+            bar.update(done)
+
+        return evaluator.run(cells, progress=show)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -206,7 +250,10 @@ def doctor(debug: DebugOption = False) -> None:
         raise typer.Exit(USER_FAULT)
 
 
-def load(large: str | None, small: str | None, experts: str | None, quantization: str | None, device: str) -> Team:
+def load(
+    large: str | None, small: str | None, experts: str | None, quantization: str | None, device: str,
+    dtype: str | None = None,
+) -> Team:  # fmt: skip
     """The team that the options name."""
     from fusionlab.bench import check_device
     from fusionlab.team import Team
@@ -218,14 +265,22 @@ def load(large: str | None, small: str | None, experts: str | None, quantization
         wanted: Any = names
         if names and any("=" in name for name in names):
             wanted = split_pairs(names)
-        return Team.from_pretrained("embedded", experts=wanted, device_map=device_map)
+        return Team.from_pretrained("embedded", experts=wanted, device_map=device_map, dtype=dtype)
     return Team.from_pretrained(large=large, small=small, experts=split_pairs(names or []),
-                                quantization=quantization, device_map=device_map)  # fmt: skip
+                                quantization=quantization, device_map=device_map, dtype=dtype)  # fmt: skip
 
 
 def split_names(text: str) -> list[str]:
     """'a, b' -> ['a', 'b']."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def split_numbers(text: str, option: str) -> list[int]:
+    """'0, 5' -> [0, 5]. Raises `FusionError` for what is not a whole number >= 0, or none at all."""
+    names = split_names(text)
+    if not names or not all(name.isdecimal() for name in names):
+        raise FusionError(f"{option} is {text!r}", remedy="pass whole numbers >= 0, separated by commas")
+    return list(dict.fromkeys(map(int, names)))
 
 
 def split_pairs(names: list[str]) -> dict[str, str]:

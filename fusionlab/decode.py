@@ -192,12 +192,13 @@ def pad_left(prompts: Sequence[Sequence[int]], *, device: torch.device) -> tuple
     return ids.to(device), mask.to(device)
 
 
-def check_no_nan(log_p: torch.Tensor) -> None:
-    """Raise `DistributionError` if the large model, running alone, gives NaN logits."""
+def check_no_nan(log_p: torch.Tensor, name: str = "large") -> None:
+    """Raise `DistributionError` if a model, running alone, gives NaN logits."""
     if bool(log_p.isnan().any()):
         row = int(log_p.isnan().any(-1).nonzero()[0])
+        who = f"the {name} model" if name in ("large", "small") else f"expert {name!r}"
         raise DistributionError(
-            f"the large model gives NaN logits for row {row}",
+            f"{who} gives NaN logits for row {row}",
             remedy="check its weights and dtype (float16 overflows in some models; try bfloat16 or float32)",
         )
 

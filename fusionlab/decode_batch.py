@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fusionlab.decode import READS_EVIDENCE, FusedStep, TeamReader, fuse_one_token
-from fusionlab.prompts import Prompt, check_lengths, cut_at_stop, prompt_text
+from fusionlab.prompts import Prompt, StopFinder, check_lengths, cut_at_stop, prompt_text
 from fusionlab.record import TraceRecorder
 from fusionlab.sampling import Sampling, choose_tokens, row_generators
 from fusionlab.solvers import KLConstraint
@@ -80,6 +80,7 @@ def decode_batch(
     recorder = make_recorder(team, prompts, settings, seed=seed)
     generators = row_generators(settings.sampling, seed, len(prompts))
     eos_ids = torch.tensor(sorted(team.eos_ids(settings.experts)))
+    holds_stop = StopFinder(team.large.tokenizer, settings.stop, team.piece)
 
     answers: list[list[int]] = [[] for _ in prompts]
     live = list(range(len(prompts)))
@@ -96,7 +97,7 @@ def decode_batch(
         for row, token in zip(live, tokens.tolist(), strict=True):
             answers[row].append(token)
         stopped = on_token is not None and not stream(team, fused, tokens, live, step, on_token, settings, first_row)
-        finished = torch.isin(tokens, eos_ids) | torch.tensor([has_stopped(team, answers[row], settings) for row in live])
+        finished = torch.isin(tokens, eos_ids) | torch.tensor([holds_stop(answers[row]) for row in live])
         going = (~finished).nonzero().squeeze(-1)
         if stopped or len(going) == 0 or step == settings.max_new_tokens - 1:
             break
@@ -108,14 +109,6 @@ def decode_batch(
     texts = [cut_at_stop(text, settings.stop) for text in whole]
     traces = [] if recorder is None else recorder.finish(texts)
     return DecodedBatch(texts, answers, traces, stopped)
-
-
-def has_stopped(team: Team, answer: Sequence[int], settings: DecodeSettings) -> bool:
-    """Whether the answer so far holds a stop string."""
-    if not settings.stop:
-        return False
-    text = team.large.tokenizer.decode(answer, skip_special_tokens=True)
-    return cut_at_stop(text, settings.stop) != text
 
 
 def fuse_live_rows(reader: TeamReader, settings: DecodeSettings, step: int) -> FusedStep:

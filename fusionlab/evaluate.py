@@ -1,158 +1,230 @@
-"""Score methods on tasks: every item's output is kept, and the table says n, value and standard error.
+"""Answer tasks by methods and keep every answer: cells are planned, resumed where an earlier run stopped, and run.
 
-A `Method` is a row of the table: one member alone, or the team with a solver. Items are decoded in batches,
-shortest prompts first so that little is padded, and written in the task's own order.
+Items are decoded in batches in the order of their prompts' lengths, so that little is padded, and stored after every
+batch. `methods` says what a method is, `cells` how rows are stored, `scores` what they are worth.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from fusionlab import __version__
+from fusionlab.adapters import merge_adapters
 from fusionlab.baselines import generate_alone
-from fusionlab.errors import UnknownNameError
-from fusionlab.solvers import KLConstraint
+from fusionlab.cells import AnswerRow, Cell, Say, as_frame, resume_cell, write_cell
+from fusionlab.errors import ModelError, NotEnoughMemoryError, UnknownNameError
+from fusionlab.methods import ALL_EXPERTS, MERGED_EXPERT, OWN_EXPERT, Method, find_method
+from fusionlab.nf4 import sha256_of_tensors
+from fusionlab.tasks import Item, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fusionlab.tasks import Item, Task
-    from fusionlab.team import Team
+    from fusionlab.team import GenerationResult, Team
 
-OWN_EXPERT, ALL_EXPERTS = "own", "all"
-
-
-@dataclass(frozen=True)
-class Method:
-    """How answers are made. `solver` None: `member` writes alone ("own": the task's expert)."""
-
-    label: str
-    solver: str | None = None
-    member: str = "large"
-    experts: str = OWN_EXPERT
-    scale: float = 1.0
-    shots: int = 0
+Progress = Callable[[Cell, int], object]
+"""Called with the cell that is running and how many items were just stored."""
 
 
-METHODS: dict[str, Method] = {
-    "large": Method("large, 0-shot"),
-    "large-5-shot": Method("large, 5-shot", shots=5),
-    "small": Method("small", member="small"),
-    "expert": Method("expert alone", member=OWN_EXPERT),
-    "proxy-0.5": Method("proxy tuning, a = 0.5", solver="static", scale=0.5),
-    "proxy-1": Method("proxy tuning, a = 1", solver="static", scale=1.0),
-    "proxy-1.5": Method("proxy tuning, a = 1.5", solver="static", scale=1.5),
-    "dynamic": Method("dynamic, single expert (exact)", solver="exact"),
-    "dynamic-grid": Method("dynamic, single expert (paper's grid)", solver="grid"),
-    "paper-multi": Method("dynamic, all experts (paper's search)", solver="grid", experts=ALL_EXPERTS),
-    "joint": Method("dynamic, all experts (joint)", solver="joint", experts=ALL_EXPERTS),
-    "evidence": Method("dynamic, all experts (evidence)", solver="evidence", experts=ALL_EXPERTS),
-}
+def plan_cells(
+    tasks: Sequence[Task], methods: Sequence[str], *, experts: Sequence[str], subsets: Sequence[Sequence[str]] = (),
+    shots: Sequence[int] = (0,), phrasings: Sequence[int] = (0,), seeds: Sequence[int] = (0,),
+) -> tuple[list[Cell], list[str]]:  # fmt: skip
+    """Every cell of tasks x methods x shots x phrasings x seeds, and a note for each that does not apply.
 
-
-@dataclass(frozen=True)
-class ScoredItem:
-    """One item's answer by one method."""
-
-    task: str
-    method: str
-    item: str
-    prompt: str
-    output: str
-    extracted: str | None
-    gold: str
-    score: float
-    seconds: float  # the batch's time, shared evenly
-
-
-def choose_methods(names: Sequence[str]) -> list[str]:
-    """The names, checked. Raises `UnknownNameError` with the known ones."""
-    for name in names:
-        if name not in METHODS:
-            raise UnknownNameError(f"unknown method {name!r}", remedy=f"known: {', '.join(METHODS)}")
-    return list(names)
-
-
-def evaluate_method(
-    team: Team, task: Task, name: str, *, items: Sequence[Item] | None = None, batch_size: int = 16, seed: int = 0,
-    progress: Callable[[int], object] = lambda done: None,
-) -> list[ScoredItem]:  # fmt: skip
-    """Answer and score a task's test items (or `items`) by one method of `METHODS`."""
-    method = METHODS[name]
-    chosen = list(task.test if items is None else items)
-    prompts = {item.id: task.prompt(item, shots=method.shots, seed=seed) for item in chosen}
-    scored: dict[str, ScoredItem] = {}
-    by_length = sorted(chosen, key=lambda item: len(prompts[item.id]))
-    for start in range(0, len(by_length), batch_size):
-        batch = by_length[start : start + batch_size]
-        started = time.perf_counter()
-        outputs = answer(team, task, method, [prompts[item.id] for item in batch])
-        seconds = (time.perf_counter() - started) / len(batch)
-        for item, output in zip(batch, outputs, strict=True):
-            scored[item.id] = ScoredItem(
-                task.name, name, item.id, prompts[item.id], output, task.extract(output, item), item.answer,
-                task.score(output, item), seconds,
-            )  # fmt: skip
-        progress(len(batch))
-    return [scored[item.id] for item in chosen]
-
-
-def answer(team: Team, task: Task, method: Method, prompts: list[str]) -> list[str]:
-    """One method's answers to a batch of prompts."""
-    if method.solver is None:
-        member = task.name if method.member == OWN_EXPERT else method.member
-        return generate_alone(team, member, prompts, max_new_tokens=task.max_new_tokens, stop=task.stop,
-                              batch_size=len(prompts))  # fmt: skip
-    result = team.generate(
-        prompts, method=method.solver, constraint=KLConstraint(scale=method.scale),
-        experts=[task.name] if method.experts == OWN_EXPERT else None,
-        max_new_tokens=task.max_new_tokens, stop=task.stop, trace=None, batch_size=len(prompts),
-    )  # fmt: skip
-    return result.texts
-
-
-def summarise(scored: pd.DataFrame) -> pd.DataFrame:
-    """One row per task and method: n, value and its standard error in percent, seconds per 1,000 items.
-
-    scored: one row per item, as `ScoredItem` has them. The standard error of a mean of n scores is their sample
-    standard deviation over sqrt(n).
+    experts: the team's. subsets: which of them the methods for several experts may use, one cell each (default: all).
+    Raises UnknownNameError, TaskError for shots or a phrasing that a task does not have.
     """
-    rows = []
-    for (task, method), group in scored.groupby(["task", "method"], sort=False):
-        n = len(group)
-        spread = group["score"].std(ddof=1) if n > 1 else math.nan
-        rows.append({
-            "task": task, "method": method, "label": METHODS[method].label, "n": n,
-            "value": 100 * group["score"].mean(), "standard_error": 100 * spread / math.sqrt(n),
-            "seconds_per_1000": 1000 * group["seconds"].mean(),
-            "no_answer": int(group["extracted"].isna().sum()),
-        })  # fmt: skip
-    import pandas
-
-    return pandas.DataFrame(rows)
-
-
-def to_markdown(summary: pd.DataFrame) -> str:
-    """The README's table: methods down, tasks across, value ± standard error in percent."""
-    tasks = list(dict.fromkeys(summary["task"]))
-    counts = {task: int(summary.loc[summary["task"] == task, "n"].max()) for task in tasks}
-    lines = ["| exact match, % | " + " | ".join(f"{task} (n = {counts[task]})" for task in tasks) + " |",
-             "|---|" + "---|" * len(tasks)]  # fmt: skip
-    known = {method.label: place for place, method in enumerate(METHODS.values())}
-    for label in sorted(summary["label"].unique(), key=known.__getitem__):
-        group = summary[summary["label"] == label]
-        cells = []
-        for task in tasks:
-            row = group[group["task"] == task]
-            cells.append("" if row.empty else write_cell(row.iloc[0], usual=counts[task]))
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    cells: dict[Cell, None] = {}
+    notes: dict[str, None] = {}
+    for name in (name for subset in subsets for name in subset):
+        if name not in experts:
+            raise UnknownNameError(f"unknown expert {name!r}", remedy=f"known: {', '.join(experts) or 'none'}")
+    for task in tasks:
+        for count in shots:
+            for phrasing in phrasings:
+                task.prompt(task.test[0], shots=count, phrasing=phrasing)
+        for name in methods:
+            choices = choose_expert_sets(find_method(name), task.name, experts, subsets)
+            if not choices:
+                notes[f"{task.name}: {name} is left out, as no expert of the team is trained on {task.name}"] = None
+            cells |= {
+                Cell(task.name, name, count, phrasing, seed if count else 0, chosen): None
+                for count in shots for phrasing in phrasings for seed in seeds for chosen in choices
+            }  # fmt: skip
+    return list(cells), list(notes)
 
 
-def write_cell(row: pd.Series, *, usual: int) -> str:
-    """Value ± standard error, and n where it is not the column's."""
-    note = "" if row["n"] == usual else f" (n = {row['n']})"
-    return f"{row['value']:.1f} ± {row['standard_error']:.1f}{note}"
+def choose_expert_sets(
+    method: Method, task: str, experts: Sequence[str], subsets: Sequence[Sequence[str]]
+) -> list[tuple[str, ...]]:
+    """The sets of experts that a method runs with on a task, none where it needs an expert that is not there."""
+    if method.experts == OWN_EXPERT:
+        return [(task,)] if task in experts else []
+    if method.experts in (ALL_EXPERTS, MERGED_EXPERT):
+        return [tuple(name for name in experts if name in subset) for subset in subsets or [experts] if subset]
+    return [()]
+
+
+class Evaluator:
+    """One team, its tasks and the folder of answers; `run` does what is missing there.
+
+    limit: test items per task, from the first. fresh: do not take over what an earlier run left.
+    """
+
+    def __init__(
+        self, team: Team, tasks: Mapping[str, Task], *, folder: Path, limit: int | None = None, batch_size: int = 16,
+        fresh: bool = False, sources: Mapping[str, str] | None = None, say: Say = lambda line: None,
+    ) -> None:  # fmt: skip
+        self.team, self.tasks, self.folder, self.fresh, self.say = team, tasks, folder, fresh, say
+        self.batch_size = batch_size
+        self.items = {name: task.test[:limit] for name, task in tasks.items()}
+        self.sources = dict(sources or {})  # task name -> what loads it again
+        self._task_sha256s = {name: sha256_of_task(task) for name, task in tasks.items()}
+        self._digests: dict[str, str] = {}  # member -> sha256 of its weights
+        self._merged: dict[tuple[tuple[str, ...], float], tuple[Team, str]] = {}
+        self._prompts: dict[tuple[Any, ...], dict[str, str]] = {}
+
+    def run(self, cells: Sequence[Cell], *, progress: Progress = lambda cell, done: None) -> pd.DataFrame:
+        """Answer what the folder does not hold yet; returns the rows of these cells and items.
+
+        Raises FusionError, before anything is answered, where the folder holds rows that something else decided.
+        """
+        stored = {}
+        for cell in cells:
+            stored[cell] = [] if self.fresh else resume_cell(
+                cell.path(self.folder), self.describe(cell), self.prompts(cell), say=self.say)  # fmt: skip
+            progress(cell, len(stored[cell]))
+        rows = []
+        for cell in cells:
+            wanted = {item.id for item in self.items[cell.task]}
+            rows += [row for row in self.run_cell(cell, stored[cell], progress) if row.item in wanted]
+        return as_frame(rows)
+
+    def run_cell(self, cell: Cell, stored: Sequence[AnswerRow], progress: Progress) -> list[AnswerRow]:
+        """The rows of one cell: those that are stored, and after every batch those of the batch."""
+        rows = list(stored)
+        prompts, done = self.prompts(cell), {row.item for row in rows}
+        pending = [item for item in self.items[cell.task] if item.id not in done]
+        pending.sort(key=lambda item: len(prompts[item.id]), reverse=True)  # what may not fit in memory comes first
+        for start in range(0, len(pending), self.batch_size):
+            batch = pending[start : start + self.batch_size]
+            rows += self.answer_batch(cell, batch)
+            write_cell(cell.path(self.folder), rows, self.describe(cell))
+            progress(cell, len(batch))
+        return rows
+
+    def answer_batch(self, cell: Cell, batch: Sequence[Item]) -> list[AnswerRow]:
+        """Answer and score some items; a batch that does not fit in the GPU's memory is halved."""
+        task, prompts = self.tasks[cell.task], self.prompts(cell)
+        started = time.perf_counter()
+        try:
+            result = self.answer(cell, [prompts[item.id] for item in batch])
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise NotEnoughMemoryError(f"{cell}: item {batch[0].id!r} does not fit in memory: {error}") from error
+            result = None
+        if result is None:  # outside of the handler, whose traceback holds the tensors
+            torch.cuda.empty_cache()
+            half = len(batch) // 2
+            return [*self.answer_batch(cell, batch[:half]), *self.answer_batch(cell, batch[half:])]
+        seconds = (time.perf_counter() - started) / len(batch)
+        weights = json.dumps(self.describe(cell)["weights"], sort_keys=True)
+        constant: dict[str, Any] = {
+            "task": cell.task, "method": cell.method, "shots": cell.shots, "phrasing": cell.phrasing, "seed": cell.seed,
+            "experts": "+".join(cell.experts), "metric": task.spec.metric, "seen": task.name in self.team.experts,
+            "seconds": seconds, "device": str(self.team.large.model.device), "fusionlab": __version__,
+            "torch": torch.__version__, "transformers": version("transformers"),
+            "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "task_sha256": self._task_sha256s[task.name],
+        }  # fmt: skip
+        asked = cell.phrasing  # a letter is an answer only where letters were shown
+        return [
+            AnswerRow(item=item.id, prompt=prompts[item.id], output=text,
+                      extracted=task.extract(text, item, phrasing=asked), gold=item.answer,
+                      score=float(task.score(text, item, phrasing=asked)), tokens=len(ids), **constant)
+            for item, text, ids in zip(batch, result.texts, result.token_ids, strict=True)
+        ]  # fmt: skip
+
+    def answer(self, cell: Cell, prompts: list[str]) -> GenerationResult:
+        """One cell's answers to a batch of prompts."""
+        task, method = self.tasks[cell.task], find_method(cell.method)
+        team, experts = self.team, cell.experts
+        if method.experts == MERGED_EXPERT:
+            team, merged = self.merged_team(cell.experts, method.merge_weight)
+            experts = (merged,)
+        if method.solver is None:
+            return generate_alone(team, experts[0] if experts else method.member, prompts, stop=task.stop,
+                                  max_new_tokens=task.max_new_tokens, batch_size=len(prompts))  # fmt: skip
+        return team.generate(
+            prompts, method=method.solver, constraint=method.constraint, experts=experts, stop=task.stop,
+            max_new_tokens=task.max_new_tokens, trace=None, batch_size=len(prompts),
+        )  # fmt: skip
+
+    def merged_team(self, experts: tuple[str, ...], weight: float) -> tuple[Team, str]:
+        """The team with one expert more, made of `experts` by task arithmetic, and that expert's name."""
+        if (experts, weight) not in self._merged:
+            backbone = self.team.backbone
+            if backbone is None or not all(map(self.team.is_adapter, experts)):
+                raise ModelError("task arithmetic needs experts that are adapters", remedy="leave out the merged methods")
+            name = f"merged-{len(backbone.names)}"  # of its own, whoever else merged on this backbone
+            merged = merge_adapters([backbone.adapter(expert) for expert in experts], [weight] * len(experts), name)
+            source = f"{weight:g} x ({' + '.join(experts)})"
+            self._merged[experts, weight] = self.team.with_expert(merged, source=source), name
+        return self._merged[experts, weight]
+
+    def prompts(self, cell: Cell) -> dict[str, str]:
+        """Item id -> the text that asks it, made once for all methods."""
+        key = (cell.task, cell.shots, cell.phrasing, cell.seed)
+        if key not in self._prompts:
+            task = self.tasks[cell.task]
+            self._prompts[key] = {
+                item.id: task.prompt(item, shots=cell.shots, seed=cell.seed, phrasing=cell.phrasing)
+                for item in self.items[cell.task]
+            }
+        return self._prompts[key]
+
+    def describe(self, cell: Cell) -> dict[str, Any]:
+        """What decides a cell's answers besides the prompts: rows of another description are never mixed in."""
+        task, method = self.tasks[cell.task], find_method(cell.method)
+        members = ["small", *cell.experts] if cell.experts or method.member == "small" else []
+        if method.solver is not None or (method.member == "large" and not cell.experts):
+            members.insert(0, "large")
+        return {
+            "weights": {name: self.digest(name) for name in members},
+            "method": method.describe(),
+            "limits": {"stop": list(task.stop), "max_new_tokens": task.max_new_tokens},
+            "task_source": self.sources.get(task.name, task.name),
+        }
+
+    def digest(self, member: str) -> str:
+        """sha256 of a member's weights as they are loaded (so that bfloat16 and float32 differ)."""
+        if member not in self._digests:
+            self._digests[member] = sha256_of_member(self.team, member)
+        return self._digests[member]
+
+
+def sha256_of_member(team: Team, name: str) -> str:
+    """sha256 over the tensors of large, small or an expert; of an adapter over its own change only."""
+    if name not in ("large", "small") and team.is_adapter(name):
+        assert team.backbone is not None
+        changes = team.backbone.adapter(name).changes
+        return sha256_of_tensors({f"{module} {part}": tensor for module, (down, up, _) in changes.items()
+                                  for part, tensor in (("down", down), ("up", up))})  # fmt: skip
+    state = team.model_of(name).state_dict()
+    return sha256_of_tensors({key.replace(".base.", "."): tensor for key, tensor in state.items()})
+
+
+def sha256_of_task(task: Task) -> str:
+    """sha256 over the spec and the items of both splits."""
+    content = hashlib.sha256(repr(task.spec).encode())
+    for item in (*task.train, *task.test):
+        content.update(repr(item).encode())
+    return content.hexdigest()

@@ -122,3 +122,15 @@ def sha256_of_file(path: Path) -> str:
     """Hex sha256 of a file's content."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hex sha256 of names, types, shapes and bytes, in the order of the names."""
+    import torch
+
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()

@@ -6,7 +6,7 @@ each model's own template. Every fault names the prompt by its index.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fusionlab.errors import PromptError
@@ -106,3 +106,31 @@ class PieceReader:
             text = self.tokenizer.decode([*self.anchor, token])
             self.known[token] = text.removeprefix(self.anchor_text)
         return self.known[token]
+
+
+class StopFinder:
+    """Whether an answer holds a stop string, looked for only after a token that can complete one.
+
+    A text is decoded when its last token holds the last character of a stop string, or part of a character; so a step
+    over hundreds of rows costs one look-up a row.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], piece_of: Callable[[int], str]) -> None:
+        self.tokenizer, self.stop, self.piece_of = tokenizer, tuple(stop), piece_of
+        ends = {string[-1:] for string in stop}
+        self.always = any(not end or (end.isspace() and end != "\n") for end in ends)  # decoders may drop or add spaces
+        self.ends = (*ends, "\N{REPLACEMENT CHARACTER}")
+        self.can_complete: dict[int, bool] = {}
+
+    def __call__(self, answer: Sequence[int]) -> bool:
+        """Whether the text of `answer`, of which only the last token is new, ends at a stop string."""
+        if not self.stop or not (self.always or self._can_complete(answer[-1])):
+            return False
+        text = self.tokenizer.decode(answer, skip_special_tokens=True)
+        return cut_at_stop(text, self.stop) != text
+
+    def _can_complete(self, token: int) -> bool:
+        if token not in self.can_complete:
+            piece = self.piece_of(token)
+            self.can_complete[token] = any(end in piece for end in self.ends)
+        return self.can_complete[token]

@@ -19,7 +19,7 @@ from fusionlab.solvers import SOLVERS, KLConstraint
 from fusionlab.vocab import check_special_tokens, id_to_token, shared_width
 
 if TYPE_CHECKING:
-    from fusionlab.adapters import SharedBackbone
+    from fusionlab.adapters import Adapter, SharedBackbone
     from fusionlab.decode_batch import Token
     from fusionlab.models import LoadedModel
     from fusionlab.trace import Trace
@@ -87,6 +87,21 @@ class Team:
         from fusionlab.loading import load_team
 
         return load_team(name, **options)
+
+    def with_expert(self, adapter: Adapter, *, source: str, revision: str = "local") -> Team:
+        """This team and one expert more, an adapter on the shared small model; all models are shared with this one.
+
+        >>> both = [team.backbone.adapter(name) for name in ("math", "trivia")]      # doctest: +SKIP
+        >>> team.with_expert(merge_adapters(both, [0.5, 0.5], "both"), source="merged")  # doctest: +SKIP
+
+        source, revision: where it comes from, for traces. Raises `ModelError` if it does not fit, or its name is taken.
+        """
+        from fusionlab.adapters import SharedBackbone
+
+        backbone = SharedBackbone(self.small.model) if self.backbone is None else self.backbone
+        backbone.add(adapter)
+        experts = self.experts | {adapter.name: Expert(adapter.name, source, revision)}
+        return Team(large=self.large, small=self.small, experts=experts, backbone=backbone, width=self.width)
 
     # -- what the decode asks of a team (decode.TeamMembers) --------------------------------------
 

@@ -55,11 +55,24 @@ FAULTS: dict[str, tuple[list[str], list[str]]] = {  # arguments, and what the se
         ["generate", "Hi", "--large", "a", "--small", "b", "--experts", "math"], ["'math'", "name=path"],
     ),
     "evaluate, unknown method": (
-        ["evaluate", "--methods", "dynamo", "--output", "{folder}/x.parquet"], ["'dynamo'", "dynamic", "proxy-1.5"],
+        ["evaluate", "--methods", "dynamo", "--out", "{folder}/x"], ["'dynamo'", "dynamic", "proxy-1.5"],
     ),
     "evaluate, unknown task": (
-        ["evaluate", "--tasks", "poetry", "--output", "{folder}/x.parquet"], ["poetry", "math", "trivia"],
+        ["evaluate", "--tasks", "poetry", "--out", "{folder}/x"], ["poetry", "math", "trivia"],
     ),
+    "evaluate, unknown field": (
+        ["evaluate", "--methods", "dynamic:scal=2", "--out", "{folder}/x"], ["'scal=2'", "scale", "budget"],
+    ),
+    "evaluate, field out of range": (["evaluate", "--methods", "dynamic:scale=-1", "--out", "{folder}/x"], ["scale", "-1"]),
+    "evaluate, no such phrasing": (
+        ["evaluate", "--tasks", "trivia", "--phrasings", "0,99", "--out", "{folder}/x"], ["trivia", "99"],
+    ),
+    "evaluate, shots that are no number": (["evaluate", "--shots", "few", "--out", "{folder}/x"], ["--shots", "few"]),
+    "evaluate, unwritable folder": (["evaluate", "--tasks", "trivia", "--out", "{file}/x"], ["{file}"]),
+    "evaluate, empty test split": (
+        ["evaluate", "--tasks", "{empty}", "--out", "{folder}/x"], ["{empty}", "test split is empty"],
+    ),
+    "evaluate, nothing to score again": (["evaluate", "--rescore", "{folder}"], ["{folder}", "holds no evaluation"]),
     "bench, unwritable output": (["bench", "--output", "{file}/x.parquet"], ["{file}"]),
     "train, unknown setting": (["train", "all", "--set", "math.epoch=3", "--out", "{folder}"], ["epoch"]),
 }  # fmt: skip
@@ -68,14 +81,16 @@ FAULTS: dict[str, tuple[list[str], list[str]]] = {  # arguments, and what the se
 @pytest.mark.usefixtures("no_models")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_one_sentence_and_exit_code_2_before_any_model_loads(
-    fault: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fault: str, run: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever mistypes gets the answer at once, and it names what was received and what would do."""
     file = tmp_path / "regular"
     file.write_text("")
+    empty = tmp_path_factory.mktemp("tasks") / "untested.jsonl"
+    empty.write_text('{"question": "1 + 1?", "answer": "2", "split": "train"}\n')
 
     def fill(text: str) -> str:
-        return text.replace("{file}", str(file)).replace("{folder}", str(tmp_path))
+        return text.replace("{file}", str(file)).replace("{folder}", str(tmp_path)).replace("{empty}", str(empty))
 
     arguments, expected = FAULTS[fault]
     code = run(*map(fill, arguments))

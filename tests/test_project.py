@@ -34,7 +34,7 @@ LAYERS = [
     {"adapters", "cached", "embedded", "models", "remote"},
     {"decode", "decode_batch", "record", "speculate"},
     {"loading", "team"},
-    {"evaluate", "baselines", "train"},
+    {"baselines", "cells", "evaluate", "methods", "scores", "train"},
     {"bench", "experiments"},
     {"cli", "doctor"},
 ]

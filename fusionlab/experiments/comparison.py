@@ -64,8 +64,8 @@ def compare(
         return result.texts
 
     runs: dict[str, Callable[[], list[str]]] = {
-        "large": lambda: generate_alone(team, "large", prompts, **limits),  # type: ignore[arg-type]
-        "expert": lambda: generate_alone(team, task.name, prompts, **limits),  # type: ignore[arg-type]
+        "large": lambda: generate_alone(team, "large", prompts, **limits).texts,  # type: ignore[arg-type]
+        "expert": lambda: generate_alone(team, task.name, prompts, **limits).texts,  # type: ignore[arg-type]
         "proxy": lambda: fuse([task.name], "static", KLConstraint(), None),
         "dynamic": lambda: fuse(experts, method, constraint, "full"),
     }

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from fusionlab.errors import MissingFileError, UnknownNameError
 from fusionlab.tasks.benchmarks import BENCHMARKS, load_benchmark
-from fusionlab.tasks.files import READERS, read_splits
+from fusionlab.tasks.files import READERS, find_data_file, read_splits
 from fusionlab.tasks.local import load_path
 from fusionlab.tasks.specs import MATH, SUMMARY, TRIVIA, TRUTH, UNSEEN
 from fusionlab.tasks.task import Task, TaskSpec
 from fusionlab.tasks.word_problems import generate_problems
 
-MATH_SEED, MATH_TRAIN, MATH_TEST = 20240622, 16_000, 300
+MATH_SEED, MATH_TRAIN, MATH_TEST = 20240622, 16_000, 342
 SUMMARY_SEED, SUMMARY_TRAIN, SUMMARY_TEST = 20240623, 8_000, 300
 
 
 def load_math() -> Task:
-    """Generate the bundled word problems: 16,000 to train on, 300 to test on, the same on every machine."""
+    """Generate the bundled word problems: 16,000 to train on, 342 to test on, the same on every machine."""
     return Task(MATH, *generate_problems(train=MATH_TRAIN, test=MATH_TEST, seed=MATH_SEED))
 
 
@@ -59,7 +57,7 @@ def load_task(name: str | Path, *, path: str | Path | None = None) -> Task:
     """Load a bundled task or a benchmark by name, or items of your own by path.
 
     >>> len(load_task("math").test)
-    300
+    342
 
     `load_task("gsm8k")` fetches a benchmark from the hub, `load_task("gsm8k", path="folder")` reads it from a file
     or folder in its own layout. `load_task("folder")` reads JSONL or Parquet: `question` and `answer` per row
@@ -85,18 +83,6 @@ def load_task(name: str | Path, *, path: str | Path | None = None) -> Task:
         f"unknown task: {str(name)!r}",
         remedy=f"use one of {', '.join((*TASKS, *BENCHMARKS))}, or the path of a JSONL or Parquet file",
     )
-
-
-def find_data_file(*parts: str) -> Traversable:
-    """Return a file that ships with fusionlab; in a checkout that is not installed, look in data/."""
-    try:
-        root: Traversable = resources.files("fusionlab_data")
-    except ModuleNotFoundError:
-        root = Path(__file__).parents[2] / "data"
-    file = root.joinpath(*parts)
-    if not file.is_file():
-        raise MissingFileError(f"bundled file is missing: {file}", remedy="install fusionlab again")
-    return file
 
 
 def _read_bundled(spec: TaskSpec) -> Task:

@@ -10,13 +10,26 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from fusionlab.errors import TaskError
+from fusionlab.errors import MissingFileError, TaskError
 from fusionlab.tasks.answers import LETTERS, extract_after_hashes
 from fusionlab.tasks.task import Item
+
+
+def find_data_file(*parts: str) -> Traversable:
+    """Return a file that ships with fusionlab; in a checkout that is not installed, look in data/."""
+    try:
+        root: Traversable = resources.files("fusionlab_data")
+    except ModuleNotFoundError:
+        root = Path(__file__).parents[2] / "data"
+    file = root.joinpath(*parts)
+    if not file.is_file():
+        raise MissingFileError(f"bundled file is missing: {file}", remedy="install fusionlab again")
+    return file
 
 
 def read_rows(path: Traversable) -> Iterator[tuple[int, dict[str, Any]]]:

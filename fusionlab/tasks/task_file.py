@@ -101,7 +101,8 @@ def check_fields(given: Mapping[str, Any], kinds: Mapping[str, type], *, path: P
             nearest = difflib.get_close_matches(key, kinds, n=1)
             remedy = f"did you mean {nearest[0]!r}?" if nearest else f"use {', '.join(kinds)}"
             raise TaskError(f"{_where(path, text, key)}: unknown field {key!r}", remedy=remedy)
-        right = type(value) is kinds[key] and (kinds[key] is bool or (value > 0 if kinds[key] is int else bool(value)))
+        empty = value <= 0 if type(value) is int else not value and value is not False
+        right = type(value) is kinds[key] and not empty
         if not right:
             raise TaskError(
                 f"{_where(path, text, key)}: {key} must be {WORDS[kinds[key]]}, got {value!r}", remedy="correct the line"
