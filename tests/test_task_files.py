@@ -147,3 +147,110 @@ def test_worked_answers_without_a_number_name_the_item(tmp_path: Path) -> None:
     path.write_text('{"question": "Why?", "answer": "because #### so"}')
     with pytest.raises(TaskError, match=r"item 'worked-1' has no number after ####"):
         load_task(path)
+
+
+def test_items_with_choices_are_multiple_choice(tmp_path: Path) -> None:
+    """Without a spec, the rows say what they are."""
+    rows = [{"question": "Which is a metal?", "answer": "iron", "choices": ["wool", "iron"]}]
+    (tmp_path / "metals.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(tmp_path / "metals.jsonl")
+    assert (task.spec.extractor, task.spec.metric) == ("choice", "accuracy")
+    assert task.prompt(task.test[0]) == "Question: Which is a metal?\nOptions:\n- wool\n- iron\nAnswer:"
+    assert task.score(" Iron.", task.test[0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ('["So"]', "line 2: choices must be 2 to 26 different texts"),
+        ('["So", "So"]', "line 2: choices must be 2 to 26 different texts"),
+        ('["So", ""]', "line 2: choices must be a list of texts"),
+        ('"So"', "line 2: choices must be a list of texts"),
+        ('["So", "No\\nYes"]', "line 2: a choice must be a single line"),
+        ('["Thus", "No"]', "line 2: answer 'So' is not one of the choices"),
+    ],
+)
+def test_malformed_choices_name_file_and_line(tmp_path: Path, choices: str, message: str) -> None:
+    """An item whose answer is not on offer could never be right."""
+    path = tmp_path / "bad.jsonl"
+    path.write_text(f'{GOOD}\n{{"question": "Why?", "answer": "So", "choices": {choices}}}\n')
+    with pytest.raises(TaskError) as caught:
+        load_task(path)
+    assert f"{path}, {message}" in str(caught.value)
+
+
+# -- task.json -----------------------------------------------------------------------------------
+
+
+def write_task(folder: Path, spec: str, rows: str = GOOD) -> Path:
+    (folder / "test.jsonl").write_text(rows)
+    (folder / "task.json").write_text(spec)
+    return folder
+
+
+def test_a_spec_beside_the_items_says_how_to_ask_and_score(tmp_path: Path) -> None:
+    """A folder is a whole task, without a line of Python."""
+    spec = {
+        "name": "reasons", "description": "why", "extractor": "whole", "metric": "rouge2", "stop": ["\n\n"],
+        "max_new_tokens": 7, "target_field": "long", "max_shots": 2,
+        "phrasings": ["Why: {question}\nBecause:", {"block": "{question}\nReason:", "instruction": "Give reasons."}],
+    }  # fmt: skip
+    row = {"question": "Why is it wet?", "answer": "rain", "long": "Rain fell."}
+    folder = write_task(tmp_path, json.dumps(spec), json.dumps(row))
+    task = load_task(folder)
+    assert (task.name, task.spec.metric, task.stop, task.max_new_tokens) == ("reasons", "rouge2", ("\n\n",), 7)
+    assert task.prompt(task.test[0]) == "Why: Why is it wet?\nBecause:"
+    assert task.prompt(task.test[0], phrasing=1) == "Give reasons.\n\nWhy is it wet?\nReason:"
+    assert task.target(task.test[0]) == " Rain fell."
+    assert load_task(folder / "task.json") == task
+
+
+def test_a_spec_beside_a_single_file_has_its_name(tmp_path: Path) -> None:
+    """reasons.jsonl and reasons.task.json; what the spec leaves out is implied by the items."""
+    (tmp_path / "reasons.jsonl").write_text(GOOD)
+    (tmp_path / "reasons.task.json").write_text('{"max_new_tokens": 5}')
+    (tmp_path / "others.task.json").write_text('{"max_new_tokens": 6}')
+    task = load_task(tmp_path / "reasons.jsonl")
+    assert (task.name, task.max_new_tokens, task.spec.metric) == ("reasons", 5, "exact_match")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ('{\n"metric": "f1"}', "line 2: unknown metric: 'f1'; use one of exact_match, accuracy, rouge2"),
+        ('{\n\n"extractor": "last"}', "line 3: unknown extractor: 'last'; use one of first_line"),
+        ('{"metrik": "rouge2"}', "line 1: unknown field 'metrik'; did you mean 'metric'?"),
+        ('{"zzz": 1}', "line 1: unknown field 'zzz'; use name, description"),
+        ('{\n"metric": "rouge2",\n}', "line 3: not JSON"),
+        ("[]", "line 1: expected an object, got list"),
+        ('{"metric": 5}', "line 1: metric must be a text that is not empty, got 5"),
+        ('{"max_new_tokens": "5"}', "line 1: max_new_tokens must be a number above zero, got '5'"),
+        ('{"max_new_tokens": true}', "line 1: max_new_tokens must be a number above zero, got True"),
+        ('{"max_new_tokens": 0}', "line 1: max_new_tokens must be a number above zero, got 0"),
+        ('{"stop": "x"}', "line 1: stop must be a list that is not empty, got 'x'"),
+        ('{"stop": [""]}', "line 1: stop must hold texts, got ['']"),
+        ('{"phrasings": []}', "line 1: phrasings must be a list that is not empty, got []"),
+        ('{\n"phrasings": ["Q:\\nA:"]}', "line 2: phrasing block 'Q:\\nA:' does not hold {question} exactly once"),
+        ('{"phrasings": [{"letters": true}]}', "line 1: a phrasing is a text or an object with block"),
+        (
+            '{"phrasings": [{"block": "{question}",\n"letter": true}]}',
+            "line 2: unknown field 'letter'; did you mean 'letters'?",
+        ),
+        ('{\n"metric": "accuracy"}', "line 2: task 'bad' has metric accuracy with extractor first_line"),
+    ],
+)
+def test_a_malformed_spec_names_file_and_line(tmp_path: Path, spec: str, message: str) -> None:
+    """A spec is written by hand, and a slip in it must not change what is measured."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    write_task(folder, spec)
+    with pytest.raises(TaskError) as caught:
+        load_task(folder)
+    assert f"{folder / 'task.json'}, {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ['{"target_field": "long"}', '{"extractor": "choice", "metric": "accuracy"}'])
+def test_items_that_lack_what_the_spec_needs_are_named(tmp_path: Path, spec: str) -> None:
+    """Found when the task is loaded, not after an hour of decoding."""
+    with pytest.raises(TaskError, match=r"item 'test-1' has no field '(long|choices)'"):
+        load_task(write_task(tmp_path, spec))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from fusionlab.errors import MissingFileError, UnknownNameError
-from fusionlab.tasks.files import READERS, load_path, read_splits
+from fusionlab.tasks.benchmarks import BENCHMARKS, load_benchmark
+from fusionlab.tasks.files import READERS, find_data_file, read_splits
+from fusionlab.tasks.local import load_path
 from fusionlab.tasks.specs import MATH, SUMMARY, TRIVIA, TRUTH, UNSEEN
 from fusionlab.tasks.task import Task, TaskSpec
 from fusionlab.tasks.word_problems import generate_problems
@@ -53,42 +53,36 @@ TASKS: dict[str, Callable[[], Task]] = {
 }
 
 
-def load_task(name: str | Path) -> Task:
-    """Load a bundled task by name, or items of your own by path.
+def load_task(name: str | Path, *, path: str | Path | None = None) -> Task:
+    """Load a bundled task or a benchmark by name, or items of your own by path.
 
     >>> len(load_task("math").test)
     342
 
-    A file is JSONL or Parquet with `question` and `answer` per row (optional: id, split, aliases, choices). Rows
-    without a split are test items. Where every answer holds `####` (GSM8K), it is a worked answer and the
-    number after it is compared. A folder holds test.jsonl or test.parquet and, for shots, train.jsonl or
-    train.parquet, and may hold a task.json that says how to ask and score (see `task_file`).
+    `load_task("gsm8k")` fetches a benchmark from the hub, `load_task("gsm8k", path="folder")` reads it from a file
+    or folder in its own layout. `load_task("folder")` reads JSONL or Parquet: `question` and `answer` per row
+    (optional: id, split, aliases, choices), or the layout of a benchmark. Rows of a single file without a split are
+    test items; a folder holds test.jsonl or test.parquet and, for shots, train.jsonl or train.parquet, and may hold
+    a task.json that says how to ask and score (see `task_file`).
 
-    Raises UnknownNameError for a name that is neither, TaskError naming file and line for a malformed file.
+    Raises UnknownNameError for a name that is neither, MissingFileError for a file that is not there, TaskError
+    naming file and line for one that is malformed.
     """
+    if path is not None:
+        return load_benchmark(str(name), Path(path))
     if isinstance(name, str) and name in TASKS:
         return TASKS[name]()
-    path = Path(name)
-    if path.exists():
-        return load_path(path)
-    if path.suffix in READERS or len(path.parts) > 1:
-        raise MissingFileError(f"no such task file: {path}", remedy="check the path")
+    if isinstance(name, str) and name in BENCHMARKS:
+        return load_benchmark(name)
+    place = Path(name)
+    if place.exists():
+        return load_path(place)
+    if place.suffix in READERS or len(place.parts) > 1:
+        raise MissingFileError(f"no such task file: {place}", remedy="check the path")
     raise UnknownNameError(
         f"unknown task: {str(name)!r}",
-        remedy=f"use one of {', '.join(TASKS)}, or the path of a JSONL or Parquet file",
+        remedy=f"use one of {', '.join((*TASKS, *BENCHMARKS))}, or the path of a JSONL or Parquet file",
     )
-
-
-def find_data_file(*parts: str) -> Traversable:
-    """Return a file that ships with fusionlab; in a checkout that is not installed, look in data/."""
-    try:
-        root: Traversable = resources.files("fusionlab_data")
-    except ModuleNotFoundError:
-        root = Path(__file__).parents[2] / "data"
-    file = root.joinpath(*parts)
-    if not file.is_file():
-        raise MissingFileError(f"bundled file is missing: {file}", remedy="install fusionlab again")
-    return file
 
 
 def _read_bundled(spec: TaskSpec) -> Task:

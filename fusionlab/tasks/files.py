@@ -8,48 +8,62 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from fusionlab.errors import MissingFileError, TaskError
 from fusionlab.tasks.answers import LETTERS, extract_after_hashes
-from fusionlab.tasks.specs import CHOICE_FILE, SHORT_FILE, WORKED_FILE
-from fusionlab.tasks.task import Item, Task
+from fusionlab.tasks.task import Item
 
 
-def load_path(path: Path) -> Task:
-    """Load the task in a JSONL or Parquet file, or in a folder with train.* and test.*."""
-    if path.is_dir():
-        return _load_folder(path)
-    splits = read_splits(path)
-    return _as_task(path.stem, path, splits["train"], splits["test"])
+def find_data_file(*parts: str) -> Traversable:
+    """Return a file that ships with fusionlab; in a checkout that is not installed, look in data/."""
+    try:
+        root: Traversable = resources.files("fusionlab_data")
+    except ModuleNotFoundError:
+        root = Path(__file__).parents[2] / "data"
+    file = root.joinpath(*parts)
+    if not file.is_file():
+        raise MissingFileError(f"bundled file is missing: {file}", remedy="install fusionlab again")
+    return file
+
+
+def read_rows(path: Traversable) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, row) of a JSONL or Parquet file; TaskError for another kind of file, a bad line, or no rows."""
+    reader = READERS.get(Path(path.name).suffix)
+    if reader is None:
+        raise TaskError(f"{path}: unknown kind of task file", remedy=f"use one of {', '.join(READERS)}")
+    empty = True
+    for line, row in reader(path):
+        if not isinstance(row, dict):
+            raise TaskError(
+                f"{path}, line {line}: expected an object, got {type(row).__name__}", remedy="write one JSON object a line"
+            )
+        empty = False
+        yield line, row
+    if empty:
+        raise TaskError(f"{path}: holds no items", remedy="give one JSON object or row per item")
 
 
 def read_splits(path: Traversable, *, default_split: str = "test") -> dict[str, list[Item]]:
     """Read the items of a file by split; TaskError names file and line of the first that is malformed."""
-    reader = READERS.get(Path(path.name).suffix)
-    if reader is None:
-        raise TaskError(f"{path}: unknown kind of task file", remedy=f"use one of {', '.join(READERS)}")
     splits: dict[str, list[Item]] = {"train": [], "test": []}
     seen: dict[str, int] = {}
-    for line, row in reader(path):
+    for line, row in read_rows(path):
         where = f"{path}, line {line}"
         split, item = _read_item(row, where=where, default_id=f"{Path(path.name).stem}-{line}", default_split=default_split)
         if item.id in seen:
             raise TaskError(f"{where}: id {item.id!r} was used in line {seen[item.id]}", remedy="make ids unique")
         seen[item.id] = line
         splits[split].append(item)
-    if not seen:
-        raise TaskError(f"{path}: holds no items", remedy="give one JSON object or row per item")
     return splits
 
 
-def _read_item(row: Any, *, where: str, default_id: str, default_split: str) -> tuple[str, Item]:
-    if not isinstance(row, dict):
-        raise TaskError(f"{where}: expected an object, got {type(row).__name__}", remedy="write one JSON object a line")
+def _read_item(row: dict[str, Any], *, where: str, default_id: str, default_split: str) -> tuple[str, Item]:
     fields = dict(row)
     texts = {}
     for name, default in (("question", None), ("answer", None), ("id", default_id), ("split", default_split)):
@@ -103,10 +117,13 @@ def _read_parquet(path: Traversable) -> Iterator[tuple[int, Any]]:
 
     try:
         with path.open("rb") as file:
-            table = pyarrow.parquet.read_table(file)
+            line = 0
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
+                for row in batch.to_pylist():
+                    line += 1
+                    yield line, row
     except pyarrow.ArrowException as error:
         raise TaskError(f"{path}: not a Parquet file: {error}", remedy="write it again") from error
-    yield from enumerate(table.to_pylist(), start=1)
 
 
 READERS: dict[str, Callable[[Traversable], Iterator[tuple[int, Any]]]] = {
@@ -115,26 +132,18 @@ READERS: dict[str, Callable[[Traversable], Iterator[tuple[int, Any]]]] = {
 }
 
 
-def _load_folder(folder: Path) -> Task:
-    items: dict[str, list[Item]] = {"train": [], "test": []}
-    for split in items:
-        path = next((file for suffix in READERS if (file := folder / f"{split}{suffix}").is_file()), None)
-        if path is not None:
-            items[split] = read_splits(path, default_split=split)[split]
-        elif split == "test":
-            raise MissingFileError(f"{folder}: holds no test.jsonl or test.parquet", remedy="name the file itself")
-    return _as_task(folder.resolve().name, folder, items["train"], items["test"])
+def find_split_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the files of the first of these splits that a folder holds: test.jsonl, or test-*.parquet in order.
 
-
-def _as_task(name: str, path: Path, train: list[Item], test: list[Item]) -> Task:
-    if not test:
-        raise TaskError(f"{path}: the test split is empty", remedy="mark at least one item with split 'test'")
-    if all("####" in item.answer for item in test):
-        spec = replace(WORKED_FILE, name=name, description=f"worked answers from {path}")
-        return Task(spec, split_worked(train, path), split_worked(test, path))
-    if all(item.choices for item in test):
-        return Task(replace(CHOICE_FILE, name=name, description=f"multiple choice from {path}"), train, test)
-    return Task(replace(SHORT_FILE, name=name, description=f"short answers from {path}"), train, test)
+    A file wins over its own parts; a folder that holds neither gives an empty list.
+    """
+    for name in names:
+        for suffix in READERS:
+            if (file := folder / f"{name}{suffix}").is_file():
+                return [file]
+            if parts := sorted(folder.glob(f"{name}-*{suffix}")):
+                return parts
+    return []
 
 
 def split_worked(items: Iterable[Item], path: Path) -> list[Item]:

@@ -11,11 +11,13 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fusionlab.errors import TaskError, UnknownNameError
 from fusionlab.tasks.answers import EXTRACTORS, LETTERS
 from fusionlab.tasks.metrics import METRICS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ class Task:
         return self.phrasings[index]
 
 
-def draw_without_repeats(items: Sequence[Item], key: str) -> Iterator[Item]:
+def draw_without_repeats(items: Sequence[T], key: str) -> Iterator[T]:
     """Yield the items in an order that depends on the key alone, at a cost per item taken, not per item there is."""
     # Only random() is promised to stay the same across Python versions; the swaps of a shuffle are kept in a dict.
     draw = random.Random(hashlib.sha256(key.encode()).digest())
