@@ -103,11 +103,18 @@ class Evaluator:
             stored[cell] = [] if self.fresh else resume_cell(
                 cell.path(self.folder), self.describe(cell), self.prompts(cell), say=self.say)  # fmt: skip
             progress(cell, len(stored[cell]))
+        self.warm_up()
         rows = []
         for cell in cells:
             wanted = {item.id for item in self.items[cell.task]}
             rows += [row for row in self.run_cell(cell, stored[cell], progress) if row.item in wanted]
         return as_frame(rows)
+
+    def warm_up(self) -> None:
+        """On a GPU, write two tokens first, so that the first cell's time is not that of loading kernels."""
+        if self.team.large.model.device.type != "cpu":
+            generate_alone(self.team, "large", "1", max_new_tokens=2)
+            self.team.generate("1", max_new_tokens=2, trace=None)
 
     def run_cell(self, cell: Cell, stored: Sequence[AnswerRow], progress: Progress) -> list[AnswerRow]:
         """The rows of one cell: those that are stored, and after every batch those of the batch."""

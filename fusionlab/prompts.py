@@ -43,13 +43,16 @@ def is_conversation(prompt: object) -> bool:
     return whole and bool(prompt[-1]["content"].strip())
 
 
-def encode_prompt(prompt: Prompt, tokenizer: Any, *, fallback: Any) -> list[int]:
-    """Token ids of one prompt. fallback: the large model's tokenizer, whose chat template is used when this
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, fallback: Any) -> list[list[int]]:
+    """Token ids of every prompt. fallback: the large model's tokenizer, whose chat template is used when this
     model has none of its own (base models as small)."""
-    if isinstance(prompt, str):
-        ids: list[int] = tokenizer(prompt).input_ids
-        return ids
-    return list(tokenizer(write_conversation(prompt, tokenizer, fallback=fallback), add_special_tokens=False).input_ids)
+    texts = {index: prompt for index, prompt in enumerate(prompts) if isinstance(prompt, str)}
+    ids = dict(zip(texts, tokenizer(list(texts.values())).input_ids, strict=True)) if texts else {}  # all at once: threads
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            text = write_conversation(prompt, tokenizer, fallback=fallback)
+            ids[index] = list(tokenizer(text, add_special_tokens=False).input_ids)
+    return [ids[index] for index in range(len(prompts))]
 
 
 def write_conversation(prompt: Sequence[Message], tokenizer: Any, *, fallback: Any) -> str:

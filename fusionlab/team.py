@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusionlab.errors import UnknownNameError
-from fusionlab.prompts import PieceReader, Prompt, check_prompts, encode_prompt
+from fusionlab.prompts import PieceReader, Prompt, check_prompts, encode_prompts
 from fusionlab.sampling import Sampling
 from fusionlab.solvers import SOLVERS, KLConstraint
 from fusionlab.vocab import check_special_tokens, id_to_token, shared_width
@@ -223,7 +223,7 @@ class Team:
     def encode(self, prompts: Sequence[Prompt], name: str) -> list[list[int]]:
         """Every prompt's token ids, as member `name` reads them."""
         tokenizer = self.tokenizer_of(name)
-        return [encode_prompt(prompt, tokenizer, fallback=self.large.tokenizer) for prompt in prompts]
+        return encode_prompts(prompts, tokenizer, fallback=self.large.tokenizer)
 
     def piece(self, token: int) -> str:
         """The text that a token id adds."""

@@ -1,0 +1,32 @@
+"""Tasks over the words of the tiny team's tokenizer, and rows of an evaluation that was never run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusionlab.cells import AnswerRow
+from fusionlab.tasks import Item, Phrasing, Task, TaskSpec
+
+
+def make_task(name: str, *, test: int = 7, train: int = 4, answer: str = "w1") -> Task:
+    """A task whose item i asks `i % 5 + 1` words; nearly no answer is right, which is all the same here."""
+
+    def items(split: str, count: int) -> list[Item]:
+        return [
+            Item(f"{split}{i}", " ".join(f"w{(7 * i + k) % 61}" for k in range(i % 5 + 1)), answer) for i in range(count)
+        ]
+
+    spec = TaskSpec(name, "words", "first_line", "exact_match", max_new_tokens=6,
+                    phrasings=(Phrasing("{question}"), Phrasing("w9 {question}")))  # fmt: skip
+    return Task(spec, items("train", train), items("test", test))
+
+
+def make_row(**fields: Any) -> AnswerRow:
+    """One stored answer: plain values, and `fields`."""
+    plain: dict[str, Any] = {
+        "task": "math", "method": "large", "shots": 0, "phrasing": 0, "seed": 0, "experts": "", "item": "i0",
+        "prompt": "Q", "output": " A", "extracted": "A", "gold": "A", "score": 1.0, "metric": "exact_match", "seen": True,
+        "seconds": 0.02, "tokens": 1, "weights_sha256": "", "task_sha256": "", "device": "cpu", "fusionlab": "",
+        "torch": "", "transformers": "",
+    }  # fmt: skip
+    return AnswerRow(**plain | fields)
