@@ -16,7 +16,7 @@ from fusionlab.tasks.task import Item, Task, TaskSpec
 
 TASKS_FOLDER = Path(__file__).parents[1] / "data" / "tasks"
 SPEC = TaskSpec(name="choices", description="options of one line", extractor="first_line", metric="exact_match")
-GROUP_KEY = {"truth": "topic"}
+GROUP_KEY = {"truth": "topic", "unseen": "subject"}
 FILES = sorted(GROUP_KEY)
 MOST_OPTION_WORDS = 12
 
@@ -76,6 +76,16 @@ def test_truth_has_the_promised_size() -> None:
     assert 220 <= len(select_split(rows, "test")) <= 230
     assert len(select_split(rows, "train")) >= 260
     assert {len(row["choices"]) for row in rows} == {3, 4}
+
+
+def test_unseen_is_a_test_set_with_five_shots() -> None:
+    """No expert is trained on it, so its train split holds what a five-shot prompt needs and nothing more."""
+    rows = read_rows("unseen")
+    subjects = Counter(row["subject"] for row in select_split(rows, "test"))
+    assert len(select_split(rows, "train")) == 5
+    assert subjects.total() >= 330
+    assert len(subjects) >= 10 and min(subjects.values()) >= 20
+    assert all(len(row["choices"]) == 4 for row in rows)
 
 
 def test_no_topic_of_truth_is_in_both_splits() -> None:
