@@ -144,8 +144,9 @@ def draw_numbers(kind: ReportKind, draw: random.Random) -> dict[str, int]:
     """Draw the kind's numbers in the order of the table."""
     numbers: dict[str, int] = {}
     for name, (low, high, *rest) in kind.numbers.items():
-        stride, base = [*rest, *[1, None][len(rest) :]]
-        numbers[name] = _pick(draw, range(low, high + 1, stride)) + (numbers[base] if base else 0)
+        stride = rest[0] if rest else 1
+        base = numbers[rest[1]] if len(rest) > 1 else 0
+        numbers[name] = base + _pick(draw, range(low, high + 1, stride))
     return numbers
 
 
