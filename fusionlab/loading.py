@@ -14,6 +14,7 @@ from typing import Any
 
 from fusionlab import embedded
 from fusionlab.errors import ModelError, UnknownNameError
+from fusionlab.hub import ADAPTER_CONFIG, find_model, revision_of
 from fusionlab.models import (
     LoadedModel,
     ModelSource,
@@ -21,18 +22,15 @@ from fusionlab.models import (
     default_dtype,
     dequantizes_at_load,
     estimate_bytes,
-    find_model,
     load_model,
     model_dtype,
     read_config,
-    revision_of,
     share_embeddings,
     with_id,
 )
 from fusionlab.team import Expert, Team
 
 Say = Callable[[str], None]
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def say_to_stderr(line: str) -> None:

@@ -31,7 +31,7 @@ LAYERS = [
     {"constraint", "kl", "nf4", "prompts", "sampling", "vocab"},
     {"joint", "search", "solvers"},
     {"trace", "trace_file", "trace_html", "trace_text", "tasks"},
-    {"adapters", "cached", "embedded", "models", "remote"},
+    {"adapters", "cached", "embedded", "hub", "models", "remote"},
     {"decode", "decode_batch", "record", "speculate"},
     {"loading", "team"},
     {"evaluate", "baselines", "train"},
