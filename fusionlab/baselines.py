@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fusionlab.allocator import release_freed_memory
 from fusionlab.prompts import Prompt, check_lengths, check_prompts, cut_at_stop
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def generate_alone(
         )  # fmt: skip
         answers = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
         texts += [cut_at_stop(answer, stop) for answer in answers]
+        release_freed_memory()
     return texts
 
 

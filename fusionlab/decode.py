@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fusionlab.adapters import SharedBackbone
 
 READS_EVIDENCE = frozenset({"evidence"})  # methods that weigh experts by how well they predicted the text
-_EVIDENCE_LOGITS = 256  # prompt positions, over all rows, whose full logits are held at once (50 MB at V = 49,152)
+_EVIDENCE_LOGITS = 128  # prompt positions, over all rows, whose full logits are held at once (25 MB at V = 49,152)
 
 
 class TeamMembers(Protocol):
