@@ -28,10 +28,10 @@ Skip = Callable[[ast.AST], bool]
 # Lower layers first: a module imports only from earlier rows and its own; imports for type checkers are free.
 LAYERS = [
     {"errors"},
-    {"constraint", "kl", "nf4", "prompts", "sampling", "vocab"},
+    {"allocator", "constraint", "kl", "nf4", "prompts", "sampling", "vocab"},
     {"joint", "predictor", "search", "solvers"},
     {"trace", "trace_file", "trace_html", "trace_text", "tasks"},
-    {"adapters", "cached", "embedded", "models", "remote"},
+    {"adapters", "cached", "embedded", "hub", "key_values", "models", "remote"},
     {"decode", "decode_batch", "record", "speculate"},
     {"loading", "team"},
     {"baselines", "cells", "evaluate", "methods", "scores", "train"},
