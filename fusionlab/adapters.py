@@ -157,7 +157,7 @@ class StackedLora(nn.Module):
         super().__init__()
         self.base = base
         self.selection = selection
-        self.factors: list[tuple[Tensor, Tensor] | None] = []  # per expert; None: no change in this layer
+        self.factors: list[tuple[Tensor, Tensor] | None] = []  # (in, r), (r, out) per expert; None: no change here
         self._stacked: tuple[int, tuple[Tensor, Tensor] | None] = (-1, None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class StackedLora(nn.Module):
         return y
 
     def stacked_factors(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The selected experts' factors as two contiguous batches, rebuilt only when the selection changes."""
+        """The selected experts' factors as two batches, rebuilt only when the selection changes."""
         version, stacked = self._stacked
         if version != self.selection.version:
             stacked = self._stack(like)
@@ -183,18 +183,27 @@ class StackedLora(nn.Module):
         return stacked
 
     def _stack(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        chosen = [self.factors[index] for index in self.selection.experts]
-        present = [pair for pair in chosen if pair is not None]
+        """(E, in, r) and (E, r, out). Factors are held once: afterwards `factors` are views of these batches."""
+        experts = self.selection.experts
+        present = [pair for index in experts if (pair := self.factors[index]) is not None]
         if not present:
             return None
-        rank = max(down.shape[0] for down, _ in present)
-        inputs, outputs = present[0][0].shape[1], present[0][1].shape[0]
-        down = torch.zeros(len(chosen), inputs, rank, dtype=like.dtype, device=like.device)
-        up = torch.zeros(len(chosen), rank, outputs, dtype=like.dtype, device=like.device)
-        for row, pair in enumerate(chosen):
+        if len(experts) == 1:
+            down, up = (factor.to(like.device, like.dtype)[None] for factor in present[0])
+        else:
+            rank = max(down.shape[1] for down, _ in present)
+            inputs, outputs = present[0][0].shape[0], present[0][1].shape[1]
+            down = torch.zeros(len(experts), inputs, rank, dtype=like.dtype, device=like.device)
+            up = torch.zeros(len(experts), rank, outputs, dtype=like.dtype, device=like.device)
+        for row, index in enumerate(experts):
+            pair = self.factors[index]
             if pair is not None:
-                down[row, :, : pair[0].shape[0]] = pair[0].T
-                up[row, : pair[1].shape[1]] = pair[1].T
+                own = pair[0].shape[1]
+                views = down[row, :, :own], up[row, :own]
+                if len(experts) > 1:
+                    views[0].copy_(pair[0])
+                    views[1].copy_(pair[1])
+                self.factors[index] = views
         return down, up
 
 
@@ -225,7 +234,7 @@ class SharedBackbone:
         for module, (down, up, scaling) in adapter.changes.items():
             stack = self._layer(module)
             stack.factors += [None] * (len(self.names) - len(stack.factors))
-            stack.factors.append((down, up * scaling))
+            stack.factors.append((down.T.contiguous(), (up * scaling).T.contiguous()))
         self.names.append(adapter.name)
         for stack in self._layers.values():
             stack.factors += [None] * (len(self.names) - len(stack.factors))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fusionlab.allocator import release_freed_memory
 from fusionlab.cached import CachedModel, apply_heads
 from fusionlab.decode import check_no_nan, pad_left
 from fusionlab.prompts import PieceReader, Prompt, StopFinder, check_lengths, check_prompts, cut_at_stop
@@ -39,6 +40,7 @@ def generate_alone(
     answers: list[list[int]] = []
     for start in range(0, len(batch), batch_size):
         answers += write_alone(team, name, encoded[start : start + batch_size], max_new_tokens, stop)
+        release_freed_memory()
     texts = team.tokenizer_of(name).batch_decode(answers, skip_special_tokens=True)
     texts = [cut_at_stop(text, stop) for text in texts]
     return GenerationResult(texts, answers, [], time.perf_counter() - started)

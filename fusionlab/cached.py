@@ -19,11 +19,11 @@ class CachedModel:
     """One Hugging Face causal LM with the cache, mask and positions of the rows that it is reading."""
 
     def __init__(self, model: Any, *, plain_head: bool = True) -> None:
-        from transformers import DynamicCache
+        from fusionlab.key_values import make_cache  # torch-heavy
 
         self.model = model
         self.plain_head = plain_head  # logits are the head applied to the hidden state, nothing more
-        self.cache = DynamicCache(config=model.config)
+        self.cache = make_cache(model.config)
         self.attention_mask: torch.Tensor | None = None  # (N, tokens read); None when nothing is padded
         self.positions: torch.Tensor | None = None  # (N,) position of the next token, when padded
         self.tokens_read = 0

@@ -190,5 +190,6 @@ def score_again(row: AnswerRow, task: Task, items: Mapping[str, Item], *, path: 
     item = items.get(row.item)
     if item is None:
         raise TaskError(f"{path}: task {task.name!r} has no test item {row.item!r} any more", remedy="evaluate it again")
-    return replace(row, extracted=task.extract(row.output, item), score=task.score(row.output, item),
+    return replace(row, extracted=task.extract(row.output, item, phrasing=row.phrasing),
+                   score=task.score(row.output, item, phrasing=row.phrasing),
                    gold=item.answer, metric=task.spec.metric)  # fmt: skip

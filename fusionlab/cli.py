@@ -6,6 +6,7 @@ Every `FusionError` becomes one sentence and exit code 2; `--debug` shows the tr
 from __future__ import annotations
 
 import enum
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from fusionlab.errors import FusionError
 if TYPE_CHECKING:
     from fusionlab.cells import Cell
     from fusionlab.evaluate import Evaluator
+    from fusionlab.sampling import Sampling
     from fusionlab.team import Team
 
 app = typer.Typer(
@@ -74,7 +76,7 @@ def generate(
     direction: Annotated[str, typer.Option(help="Terms of the objective: both, forward or reverse.")] = "both",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option()] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens only; needs --temperature.")] = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
     trace: Annotated[Path | None, typer.Option(help="Write the trace: .parquet, or .html to look at.")] = None,
     trace_level: Annotated[Level, typer.Option()] = Level.light,
@@ -88,38 +90,40 @@ def generate(
 ) -> None:  # fmt: skip
     """Write an answer, token by token, and show which expert moved which token."""
     from fusionlab.prompts import check_prompts
-    from fusionlab.sampling import Sampling
     from fusionlab.solvers import KLConstraint
     from fusionlab.team import check_method
     from fusionlab.trace import ansi_tokens
 
     set_up(debug)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = read_standard_input() if prompt == "-" else prompt
     check_prompts([text])
     constraint = KLConstraint(scale=kl_scale, budget=budget, direction=direction)
-    sampling = Sampling() if temperature == 0 else Sampling(do_sample=True, temperature=temperature, top_p=top_p)
+    sampling = choose_sampling(temperature, top_p)
     if method:
         check_method(method)
     if trace is not None:
+        check_suffix(trace, (".parquet", ".html"))
         check_writable(trace)
-    team = load(large, small, experts, quantization, device)
+    whole: Any = [{"role": "user", "content": text}] if chat else text
+    team = load(large, small, experts, quantization, device, prompt=whole, new_tokens=max_new_tokens)
     names = [] if experts == "none" else list(team.experts)
     chosen = method or ("evidence" if len(names) > 1 else "exact")
     live = sys.stdout.isatty()
+    ends = team.eos_ids(names)
 
     def show(token: Any) -> None:
-        if live:
+        if live and token.id not in ends:
             typer.echo(printable(token.piece), nl=False)
 
     result = team.generate(
-        [[{"role": "user", "content": text}]] if chat else [text], method=chosen, constraint=constraint, experts=names,
+        [whole], method=chosen, constraint=constraint, experts=names,
         max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, on_token=show, trace=str(trace_level),
     )  # fmt: skip
     if live:
         typer.echo("\n")
     typer.echo(ansi_tokens(result.traces[0], color=live if color is None else color), color=color)
     if trace is not None:
-        (result.traces[0].to_html if trace.suffix == ".html" else result.traces[0].save)(trace)
+        (result.traces[0].to_html if trace.suffix.lower() == ".html" else result.traces[0].save)(trace)
         typer.echo(f"trace: {trace}", err=True)
 
 
@@ -221,6 +225,7 @@ def bench(
 
     set_up(debug)
     check_device(device)
+    check_suffix(output, (".parquet",))
     check_writable(output)
     team = load(None, None, None, None, device)
     rows = run_bench(team, device=device, batch=batch, new_tokens=new_tokens, repetitions=repetitions,
@@ -251,22 +256,51 @@ def doctor(debug: DebugOption = False) -> None:
 
 def load(
     large: str | None, small: str | None, experts: str | None, quantization: str | None, device: str,
-    dtype: str | None = None,
+    dtype: str | None = None, *, prompt: Any = None, new_tokens: int = 0,
 ) -> Team:  # fmt: skip
-    """The team that the options name."""
+    """The team that the options name. prompt: what it will be asked, refused before loading where it is too long."""
     from fusionlab.bench import check_device
-    from fusionlab.team import Team
+    from fusionlab.loading import check_prompt_fits, load_team
 
     check_device(device)
     names = None if experts is None else [] if experts == "none" else split_names(experts)
-    device_map = None if device == "cpu" else device
-    if large is None and small is None:
-        wanted: Any = names
-        if names and any("=" in name for name in names):
-            wanted = split_pairs(names)
-        return Team.from_pretrained("embedded", experts=wanted, device_map=device_map, dtype=dtype)
-    return Team.from_pretrained(large=large, small=small, experts=split_pairs(names or []),
-                                quantization=quantization, device_map=device_map, dtype=dtype)  # fmt: skip
+    wanted: Any = names
+    if large is not None or small is not None or (names and any("=" in name for name in names)):
+        wanted = split_pairs(names or [])
+    name = "embedded" if large is None and small is None else None
+    if prompt is not None:
+        check_prompt_fits(name, large=large, experts=wanted, prompt=prompt, new_tokens=new_tokens)
+    return load_team(name, large=large, small=small, experts=wanted, quantization=quantization,
+                     device_map=None if device == "cpu" else device, dtype=dtype)  # fmt: skip
+
+
+def read_standard_input() -> str:
+    """Standard input as UTF-8 whatever the locale says. Raises `PromptError` with the place of what is not."""
+    from fusionlab.errors import PromptError
+
+    received = sys.stdin.buffer.read()
+    try:
+        return received.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"standard input is not UTF-8: byte 0x{received[error.start]:02x} at position {error.start}",
+            remedy="convert it, e.g. iconv -f latin1 -t utf-8",
+        ) from None
+
+
+def choose_sampling(temperature: float, top_p: float) -> Sampling:
+    """Greedy at temperature 0. Raises `ConstraintError` for values out of range and a top-p that would do nothing."""
+    from fusionlab.errors import ConstraintError
+    from fusionlab.sampling import Sampling
+
+    if not 0 <= temperature < math.inf:
+        raise ConstraintError(f"--temperature is {temperature}", remedy="pass 0 for greedy, or a number > 0")
+    drawn = Sampling(do_sample=True, temperature=temperature or 1.0, top_p=top_p)
+    if temperature == 0 and top_p != 1:
+        raise ConstraintError(
+            f"--top-p {top_p:g} does nothing at temperature 0, which is greedy", remedy="pass --temperature too, e.g. 0.8"
+        )
+    return drawn if temperature else Sampling()
 
 
 def expert_names(experts: str | None, large: str | None) -> list[str]:
@@ -300,6 +334,14 @@ def split_pairs(names: list[str]) -> dict[str, str]:
             raise FusionError(f"expert {entry!r} has no path", remedy="write --experts name=path,name=path")
         pairs[name] = path
     return pairs
+
+
+def check_suffix(path: Path, known: tuple[str, ...]) -> None:
+    """Raise `OutputError` unless the file's name ends in a format that can be written."""
+    from fusionlab.errors import OutputError
+
+    if path.suffix.lower() not in known:
+        raise OutputError(f"unknown format of {path}", remedy=f"name a file that ends in {' or '.join(known)}")
 
 
 def check_writable(path: Path) -> None:

@@ -24,8 +24,9 @@ from fusionlab.solvers import KLConstraint, Solution, fuse, solve
 if TYPE_CHECKING:
     from fusionlab.adapters import SharedBackbone
 
-READS_EVIDENCE = frozenset({"evidence"})  # methods that weigh experts by how well they predicted the text
-_EVIDENCE_LOGITS = 256  # prompt positions, over all rows, whose full logits are held at once (50 MB at V = 49,152)
+READS_EVIDENCE = frozenset({"evidence", "predicted"})  # methods that weigh experts by how well they predicted the text
+_EVIDENCE_LOGITS = {"cpu": 128}  # prompt positions, over all rows, whose full logits are held at once (25 MB, V = 49,152)
+_EVIDENCE_LOGITS_GPU = 8192  # there, as many as launches are worth: 1.6 GB
 
 
 class TeamMembers(Protocol):
@@ -172,7 +173,7 @@ class TeamReader:
     ) -> torch.Tensor:
         """sum_i log p(x_i | x_<i) over each row's prompt, (N,) nats; the first token predicts nothing."""
         total = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
-        positions = max(1, _EVIDENCE_LOGITS // len(ids))
+        positions = max(1, _EVIDENCE_LOGITS.get(ids.device.type, _EVIDENCE_LOGITS_GPU) // len(ids))
         for start in range(0, ids.shape[1] - 1, positions):
             stop = min(start + positions, ids.shape[1] - 1)
             block = features[:, start:stop]

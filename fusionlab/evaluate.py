@@ -152,9 +152,11 @@ class Evaluator:
             "torch": torch.__version__, "transformers": version("transformers"),
             "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "task_sha256": self._task_sha256s[task.name],
         }  # fmt: skip
+        asked = cell.phrasing  # a letter is an answer only where letters were shown
         return [
-            AnswerRow(item=item.id, prompt=prompts[item.id], output=text, extracted=task.extract(text, item),
-                      gold=item.answer, score=float(task.score(text, item)), tokens=len(ids), **constant)
+            AnswerRow(item=item.id, prompt=prompts[item.id], output=text,
+                      extracted=task.extract(text, item, phrasing=asked), gold=item.answer,
+                      score=float(task.score(text, item, phrasing=asked)), tokens=len(ids), **constant)
             for item, text, ids in zip(batch, result.texts, result.token_ids, strict=True)
         ]  # fmt: skip
 

@@ -7,13 +7,16 @@ seconds and not after the first thirteen gigabytes.
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fusionlab import embedded
+from fusionlab.allocator import release_freed_memory
 from fusionlab.errors import ModelError, UnknownNameError
+from fusionlab.hub import ADAPTER_CONFIG, find_model, revision_of
 from fusionlab.models import (
     LoadedModel,
     ModelSource,
@@ -21,18 +24,17 @@ from fusionlab.models import (
     default_dtype,
     dequantizes_at_load,
     estimate_bytes,
-    find_model,
     load_model,
     model_dtype,
     read_config,
-    revision_of,
     share_embeddings,
     with_id,
 )
+from fusionlab.prompts import Prompt, check_lengths, encode_prompts, prompt_text
 from fusionlab.team import Expert, Team
 
 Say = Callable[[str], None]
-ADAPTER_CONFIG = "adapter_config.json"
+TEMPLATE_TOKENS = 256  # more than a chat template adds to a prompt
 
 
 def say_to_stderr(line: str) -> None:
@@ -62,14 +64,46 @@ def load_team(
     if name is not None:
         if name != "embedded":
             raise UnknownNameError(f"unknown team {name!r}", remedy="known: embedded; or pass large= and small=")
-        return load_embedded_team(experts, dtype=dtype, device_map=device_map, say=say)
+        team = load_embedded_team(experts, dtype=dtype, device_map=device_map, say=say)
+        release_freed_memory()
+        return team
     assert large is not None and small is not None
     if experts is not None and not isinstance(experts, Mapping):
         raise ModelError(f"experts is {experts!r}", remedy="pass a mapping such as experts={'math': 'id or folder'}")
     source = ModelSource(large, dtype=dtype, quantization=quantization, device_map=device_map, revision=revision,
                          trust_remote_code=trust_remote_code)  # fmt: skip
     paths = {expert: str(path) for expert, path in (experts or {}).items()}
-    return load_named_team(source, with_id(source, small), paths, say=say)
+    team = load_named_team(source, with_id(source, small), paths, say=say)
+    release_freed_memory()
+    return team
+
+
+def check_prompt_fits(
+    name: str | None, *, large: str | None = None, experts: Any = None, prompt: Prompt, new_tokens: int
+) -> None:
+    """Refuse a prompt that is too long for the large model before any weights are read.
+
+    name, large, experts: as `load_team` takes them. Reads the model's configuration, and its tokenizer where the prompt
+    may be too long. Raises `PromptError`; what else is wrong with the model is left to the load.
+    """
+    from transformers import AutoTokenizer
+
+    if name is not None:
+        choose_embedded_experts(experts)  # a misspelt name is not worth a fetch
+        folder = embedded.fetch_large(say=say_to_stderr)
+    elif large is not None:
+        folder = find_model(ModelSource(large))
+    else:
+        return
+    size = len(prompt_text(prompt).encode())  # a token is a byte or more, but for those that a template adds
+    try:
+        context = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
+        if context is None or size + new_tokens + TEMPLATE_TOKENS <= context:
+            return
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError):
+        return
+    check_lengths([len(ids) for ids in encode_prompts([prompt], tokenizer, fallback=tokenizer)], new_tokens, context)
 
 
 # -- the embedded team ---------------------------------------------------------------------------

@@ -2,20 +2,19 @@
 
 A model is named by a hub id or a local folder. Before anything is loaded its memory is estimated from the
 configuration and compared with what the machine has. Weights come from safetensors only, code from the
-hub never runs unless asked for. This module loads single models; `team` puts them together.
+hub never runs unless asked for. This module loads single models; `hub` finds them, `loading` puts them together.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusionlab.embedded import quiet_transformers
-from fusionlab.errors import MissingFileError, ModelError, NotEnoughMemoryError, UnknownNameError
+from fusionlab.errors import ModelError, NotEnoughMemoryError, UnknownNameError
+from fusionlab.hub import find_model, revision_of
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +23,6 @@ QUANTIZATIONS = (None, "nf4")
 DTYPES = ("float32", "bfloat16", "float16")
 _OVERHEAD = 1.1  # activations, allocator slack and the cache of a short prompt
 _NF4_BYTES_PER_WEIGHT = 0.5 + (1 + 4 / 256) / 64  # nibble + 8-bit scale per 64 + its own fp32 scale per 256
-_HUB_TIMEOUT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -75,68 +73,6 @@ def default_dtype(device_map: Any) -> str:
 
     wants_cpu = device_map in (None, "cpu") or not torch.cuda.is_available()
     return "float32" if wants_cpu else "bfloat16"
-
-
-# -- find ----------------------------------------------------------------------------------------
-
-
-def find_model(source: ModelSource, *, files: Iterable[str] = ("config.json",)) -> Path:
-    """The local folder of a model: a path, the hub cache, or a fresh download.
-
-    Fails at once when the hub cannot be reached. Raises `ModelError` (no such model), `MissingFileError`
-    (not cached and no network).
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    folder = Path(source.id).expanduser()
-    if folder.is_dir():
-        if not any((folder / name).is_file() for name in files):
-            raise ModelError(f"{folder} holds no {' or '.join(files)}", remedy="pass a saved model's folder")
-        return folder
-    if source.id.startswith((".", "/", "~")):
-        raise ModelError(f"no folder {folder}", remedy="pass an existing folder or a hub id such as owner/name")
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(source.id, revision=source.revision, local_files_only=True))
-    except HFValidationError as error:
-        raise ModelError(f"{source.id!r} is neither a folder nor a hub id", remedy="known: embedded") from error
-    except LocalEntryNotFoundError:
-        if not hub_is_reachable():
-            raise MissingFileError(
-                f"model {source.id!r} is not in the local cache and the hub cannot be reached",
-                remedy="connect to the network, pass a local folder, or use the team 'embedded'",
-            ) from None
-    try:
-        return Path(snapshot_download(source.id, revision=source.revision, allow_patterns=wanted))
-    except (HfHubHTTPError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"model {source.id!r} cannot be fetched: {first_line}",
-            remedy="check the id, the revision, and `hf auth login` for gated models",
-        ) from error
-
-
-def hub_is_reachable() -> bool:
-    """Whether the hub answers a connection within three seconds; false when HF_HUB_OFFLINE is set."""
-    from urllib.parse import urlsplit
-
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    target = urlsplit(os.environ.get("HTTPS_PROXY") or constants.ENDPOINT)
-    try:
-        address = (target.hostname or "huggingface.co", target.port or 443)
-        with socket.create_connection(address, timeout=_HUB_TIMEOUT_SECONDS):
-            return True
-    except OSError:
-        return False
-
-
-def revision_of(folder: Path) -> str:
-    """The commit of a hub snapshot folder, or 'local' for any other folder."""
-    return folder.name if folder.parent.name == "snapshots" else "local"
 
 
 # -- estimate ------------------------------------------------------------------------------------

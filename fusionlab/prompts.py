@@ -24,6 +24,8 @@ def check_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         if isinstance(prompt, str):
             if not prompt.strip():
                 raise PromptError(f"prompt {index} is empty", remedy="pass some text")
+            if any("\ud800" <= char <= "\udfff" for char in prompt):  # how Python carries bytes that are no text
+                raise PromptError(f"prompt {index} is not UTF-8: {prompt!r:.80}", remedy="pass text")
         elif not is_conversation(prompt):
             raise PromptError(
                 f"prompt {index} is {type(prompt).__name__}: {prompt!r:.80}",

@@ -197,7 +197,7 @@ def read_records(path: Path | None = None) -> dict[str, Any]:
     path: default data/scores.json; {} where that is not there. Raises CorruptFileError.
     """
     from fusionlab.errors import MissingFileError
-    from fusionlab.tasks.sources import find_data_file
+    from fusionlab.tasks.files import find_data_file
 
     try:
         text = path.read_text() if path is not None else find_data_file("scores.json").read_text()

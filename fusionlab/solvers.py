@@ -33,6 +33,7 @@ from fusionlab.kl import (
     mix_deltas,
     prepare_step,
 )
+from fusionlab.predictor import load_predictor, read_features
 from fusionlab.search import Targets, largest_scale_within, search_weights
 
 __all__ = ["SOLVERS", "KLConstraint", "Solution", "fuse", "kl_table", "posterior", "solve"]
@@ -79,7 +80,8 @@ def solve(
     1.0
 
     log_p, log_q: (B, V); log_r: (E, B, V): natural-log probabilities of any float dtype; -inf is a masked token.
-    method: a key of SOLVERS. evidence: (B, E) log-likelihood ratios in nats, read by "evidence" (None: zeros).
+    method: a key of SOLVERS. evidence: (B, E) log-likelihood ratios in nats, read by "evidence" and, with several
+    experts, by "predicted" (None: zeros).
     experts: E names, for messages and `constraint.force` (default "0", "1", ...). steps: (B,) number of the generated
     token of each row, needed when `constraint.force` names tokens. top_k: look for weights among the k likeliest tokens
     of P and one tail token of exact mass; targets, divergences and budget of the result are those of all tokens.
@@ -208,9 +210,24 @@ def solve_joint(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array
 
 def solve_evidence(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array:
     """Each expert's own exact weight, for its own targets, times the posterior that its task is at hand (ours)."""
+    return np.asarray(posterior(evidence).double()) * solve_each(step, constraint).T
+
+
+def solve_each(step: Step, constraint: KLConstraint) -> Array:
+    """Each expert's exact weight for its own targets, as if it were the only one: (E, B)."""
     own_forward, own_reverse = step.target_forward * constraint.scale, step.target_reverse * constraint.scale
-    weights, _ = _search_each(step, constraint, own_forward, own_reverse)
-    return np.asarray(posterior(evidence).double()) * weights.T
+    return _search_each(step, constraint, own_forward, own_reverse)[0]
+
+
+def solve_predicted(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array:
+    """Weights by regression instead of search (ours): one expert's own; several experts', routed as by `evidence`."""
+    if constraint.direction != "both":
+        raise ConstraintError(
+            f"method 'predicted' was fitted to direction 'both', got {constraint.direction!r}", remedy="use method 'exact'"
+        )
+    features = read_features(step, scale=constraint.scale)
+    weights = np.minimum(load_predictor()(features), constraint.alpha_max).T
+    return weights if weights.shape[1] == 1 else np.asarray(posterior(evidence).double()) * weights
 
 
 SOLVERS: dict[str, Solver] = {
@@ -220,6 +237,7 @@ SOLVERS: dict[str, Solver] = {
     "exact": solve_exact,
     "joint": solve_joint,
     "evidence": solve_evidence,
+    "predicted": solve_predicted,
 }
 
 

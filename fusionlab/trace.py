@@ -218,6 +218,16 @@ class Trace:
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def ends_turn(self) -> Array:
+        """(N,) bool: the token ends the answer. It is no part of `text`, and shown as a mark rather than spelt out.
+
+        Which ids do is in `meta["end_ids"]`, as the decode writes it; without it no token is known to.
+        """
+        import numpy as np
+
+        return np.isin(self.token_ids, self.meta.get("end_ids", []))
+
     def moved_share(self) -> dict[str, dict[str, float]]:
         """Per expert: the share of tokens it flipped, and its mean weight over all tokens (0 for no tokens).
 
@@ -263,14 +273,18 @@ class Trace:
         return [self._texts(row) for row in ids]
 
     def labels(self) -> list[str]:
-        """N printable texts for axes and tables: newlines as ⏎, control characters spelled out.
+        """N printable texts for axes and tables: newlines as ⏎, control characters spelled out, the end as [end].
 
         Where one character is spread over several tokens, the first carries it and the others are "…".
         """
-        from fusionlab.trace_text import group_pieces, visible
+        from fusionlab.trace_text import END, group_pieces, visible
 
-        groups = group_pieces(self.pieces, self.text)
-        return [visible(g.text) if i == g.start else "…" for g in groups for i in range(g.start, g.stop)]
+        ends = self.ends_turn
+        return [
+            END if ends[i] else visible(group.text) if i == group.start else "…"
+            for group in group_pieces(self.pieces, self.text)
+            for i in range(group.start, group.stop)
+        ]
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write this trace alone to one Parquet file, atomically. Raises `OutputError`."""

@@ -123,6 +123,7 @@ def _trace_record(trace: Trace) -> dict[str, Any]:
         "scale": trace.constraint.get("scale", 1.0),
         "direction": trace.constraint.get("direction", "both"),
         "ids": trace.token_ids.tolist(),
+        "endIds": trace.meta.get("end_ids", []),
         "pieces": [visible(piece, newline="\n") for piece in trace.pieces],
         "groups": [
             [group.start, group.stop, visible(group.text, newline="\n")] for group in group_pieces(trace.pieces, trace.text)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from fusionlab.trace import Trace
 
 REPLACEMENT = "\ufffd"
+END = "[end]"  # what a token that ends the answer is shown as
 # 256-colour indexes near the page's Okabe-Ito hues: blue, orange, green, purple, sky, vermilion, yellow, grey
 TERMINAL_HUES = (32, 214, 36, 175, 117, 202, 227, 247)
 STRONG, FAINT = 0.5, 0.1  # share of the greatest weight from which a token is filled, or at least tinted
@@ -119,8 +120,8 @@ def _visible_char(char: str) -> str:
 def ansi_tokens(trace: Trace, *, color: bool | None = None) -> str:
     """The emitted text, tokens coloured by their strongest expert, flips underlined and marked ▲A.
 
-    color: None = only on a terminal, and not where NO_COLOR is set or TERM is dumb. A legend line ends the
-    text. Control characters of the model's text come out as printable signs, so no escape sequence of its
+    color: None = only on a terminal, and not where NO_COLOR is set or TERM is dumb. The token that ends the answer
+    is a faint [end]. A legend line ends the text. Control characters of the model's text come out as printable signs, so no escape sequence of its
     own survives.
 
     >>> print(ansi_tokens(trace, color=False))                          # doctest: +SKIP
@@ -129,6 +130,7 @@ def ansi_tokens(trace: Trace, *, color: bool | None = None) -> str:
     """
     color = _terminal_has_color() if color is None else color
     greatest = float(trace.alpha.max(initial=0.0))
+    ends = trace.ends_turn
     parts = []
     for group in group_pieces(trace.pieces, trace.text):
         rows = range(group.start, group.stop)
@@ -136,6 +138,9 @@ def ansi_tokens(trace: Trace, *, color: bool | None = None) -> str:
         flipper = next((int(trace.flipped_by[row]) for row in rows if trace.flipped[row]), None)
         mark = "" if flipper is None else f"▲{expert_letter(flipper)}"
         text = visible(group.text, newline="⏎\n")
+        if ends[group.start]:
+            parts.append((f"\x1b[2m{END}\x1b[0m" if color else END) + mark)
+            continue
         if not color:
             parts.append(text + mark)
             continue

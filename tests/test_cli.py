@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,16 @@ FAULTS: dict[str, tuple[list[str], list[str]]] = {  # arguments, and what the se
     "negative scale": (["generate", "Hi", "--kl-scale", "-1"], ["scale", "-1"]),
     "unknown expert": (["generate", "Hi", "--experts", "maths"], ["'maths'", "did you mean 'math'", "trivia"]),
     "unwritable trace": (["generate", "Hi", "--trace", "{file}/x.parquet"], ["{file}"]),
+    "trace of unknown format": (["generate", "Hi", "--trace", "{folder}/x.txt"], ["x.txt", ".parquet", ".html"]),
+    "trace without format": (["generate", "Hi", "--trace", "{folder}/x"], [".parquet", ".html"]),
+    "top-p without temperature": (["generate", "Hi", "--top-p", "0.9"], ["--top-p 0.9", "temperature 0", "--temperature"]),
+    "top-p out of range": (["generate", "Hi", "--top-p", "1.5", "--temperature", "1"], ["top_p", "1.5"]),
+    "negative temperature": (["generate", "Hi", "--temperature", "-1"], ["--temperature", "-1", "0 for greedy"]),
+    "temperature that is no number": (["generate", "Hi", "--temperature", "nan"], ["--temperature", "nan"]),
+    "negative budget": (["generate", "Hi", "--budget", "-0.5"], ["budget", "-0.5"]),
+    "scale that is no number": (["generate", "Hi", "--kl-scale", "nan"], ["scale", "nan"]),
+    "unknown direction": (["generate", "Hi", "--direction", "up"], ["'up'", "both", "forward", "reverse"]),
+    "prompt that is no text": (["generate", "Hi \udcff"], ["not UTF-8"]),
     "unknown device": (["generate", "Hi", "--device", "abacus"], ["'abacus'", "cpu"]),
     "expert without path": (
         ["generate", "Hi", "--large", "a", "--small", "b", "--experts", "math"], ["'math'", "name=path"],
@@ -76,6 +87,7 @@ FAULTS: dict[str, tuple[list[str], list[str]]] = {  # arguments, and what the se
         ["evaluate", "--tasks", "{empty}", "--out", "{folder}/x"], ["{empty}", "test split is empty"],
     ),
     "evaluate, nothing to score again": (["evaluate", "--rescore", "{folder}"], ["{folder}", "holds no evaluation"]),
+    "bench, unknown format": (["bench", "--output", "{folder}/x.csv"], ["x.csv", ".parquet"]),
     "bench, unwritable output": (["bench", "--output", "{file}/x.parquet"], ["{file}"]),
     "train, unknown setting": (["train", "all", "--set", "math.epoch=3", "--out", "{folder}"], ["epoch"]),
 }  # fmt: skip
@@ -105,6 +117,44 @@ def test_a_fault_is_one_sentence_and_exit_code_2_before_any_model_loads(
     missing = [part for part in map(fill, expected) if part not in shown.err]
     assert not missing, shown.err
     assert [path.name for path in tmp_path.iterdir()] == ["regular"], "a refused command leaves nothing behind"
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, received: bytes) -> None:
+    """Put bytes on standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(received), encoding="ascii"))
+
+
+@pytest.mark.usefixtures("no_models")
+def test_standard_input_that_is_not_utf8_is_refused_with_its_place(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It used to end in a traceback of the codec."""
+    feed(monkeypatch, "Straße".encode("latin1"))
+    assert run("generate", "-") == 2
+    shown = capsys.readouterr()
+    assert "standard input is not UTF-8: byte 0xdf at position 4" in shown.err
+    assert len(shown.err.splitlines()) == 1 and shown.out == ""
+
+
+def test_standard_input_is_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container the locale is often C, and would read an umlaut as two characters or as none."""
+    feed(monkeypatch, "Straße\n".encode())
+    assert cli.read_standard_input() == "Straße\n"
+
+
+@pytest.mark.parametrize("option", ["prompt", "new tokens"])
+def test_a_prompt_longer_than_the_context_is_refused_before_the_weights_are_read(
+    option: str, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A 13B model takes minutes to load; the tokenizer tells in a second."""
+    folder = embedded.fetch_large()
+    monkeypatch.setattr(embedded, "fetch_large", lambda **_: folder)
+    monkeypatch.setattr(embedded, "load_large", lambda **_: pytest.fail("weights were read"))
+    arguments = ["word " * 10_000] if option == "prompt" else ["Hi", "--max-new-tokens", "9000"]
+    assert run("generate", *arguments) == 2
+    shown = capsys.readouterr()
+    assert "exceeds the context of 8,192 tokens" in shown.err and "shorten the prompt" in shown.err
+    assert len(shown.err.splitlines()) == 1, shown.err
 
 
 @pytest.mark.usefixtures("no_models", "run")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_team import make_adapter, make_model, make_team, make_tokenizer
 
+from fusionlab import record
 from fusionlab.adapters import SharedBackbone
 from fusionlab.decode import TeamReader, fusion_generate
 from fusionlab.errors import ConstraintError, DistributionError, FusionError, PromptError, UnknownNameError
@@ -15,6 +17,7 @@ from fusionlab.models import LoadedModel, ModelSource
 from fusionlab.sampling import Sampling
 from fusionlab.solvers import KLConstraint
 from fusionlab.team import Expert, Team
+from fusionlab.trace import ARRAYS, GRID_ARRAYS
 
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w10 w11", "w12 w13"]
 
@@ -45,7 +48,7 @@ def merged_expert(team: Team, name: str) -> Any:
     for module, stack in team.backbone._layers.items():
         pair = stack.factors[index]
         if pair is not None:
-            dense.get_submodule(module).weight.data += pair[1] @ pair[0]
+            dense.get_submodule(module).weight.data += (pair[0] @ pair[1]).T
     return dense
 
 
@@ -271,6 +274,47 @@ def test_traces_agree_with_what_was_written() -> None:
             table = trace.grid_kl_forward[token, 0]
             low, high = table[max(index - 1, 0)], table[min(index + 1, len(table) - 1)]
             assert low - 1e-5 <= trace.kl_forward[token] <= high + 1e-5 or gap > 0.1
+
+
+def test_traces_know_which_tokens_end_the_answer() -> None:
+    """Pages and terminals show the end as a mark; only the decode knows the models' own ids of it."""
+    team = make_team()
+    for trace in team.generate(PROMPTS, experts=["a"], max_new_tokens=100).traces:
+        assert trace.ends_turn.tolist() == [token == 2 for token in trace.token_ids.tolist()]
+        assert trace.meta["end_ids"] == [2]
+
+
+def test_a_trace_is_the_same_however_often_its_arrays_grew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns are filled in place and doubled when full; rows leave the batch at different steps."""
+    team = make_team()
+
+    def columns() -> list[dict[str, Any]]:
+        result = team.generate(PROMPTS, experts=["a", "b"], max_new_tokens=40, stop=["w7"], trace="full")
+        return [{name: getattr(trace, name) for name in (*ARRAYS, *GRID_ARRAYS)} for trace in result.traces]
+
+    usual = columns()
+    assert len({len(trace["token_ids"]) for trace in usual}) > 1
+    monkeypatch.setattr(record, "_STEPS", 1)
+    for mine, theirs in zip(columns(), usual, strict=True):
+        for name, array in theirs.items():
+            np.testing.assert_array_equal(mine[name], array, err_msg=name)
+
+
+def test_adapter_factors_are_held_once_whatever_is_selected() -> None:
+    """Each expert's 17 MB would otherwise be there twice: as read, and in the batch that runs."""
+    team = make_team()
+    assert team.backbone is not None
+    for names in (["a", "b"], ["b"], ["b", "a"], ["a"]):
+        team.backbone.select(names)
+        team.small.model(torch.tensor([[3, 4]]).expand(1 + len(names), -1))
+        for stack in team.backbone._layers.values():
+            batch = stack._stacked[1]
+            assert batch is not None
+            for name in names:
+                pair = stack.factors[team.backbone.names.index(name)]
+                assert pair is not None
+                for factor, whole in zip(pair, batch, strict=True):
+                    assert factor.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,18 @@ def test_unpacked_weights_equal_bitsandbytes_dequantised_ones(tmp_path: Path) ->
         assert not torch.equal(unpacked[name], weights[name].float())  # it was quantised at all
     for name in ("norm.weight", "kept.weight"):
         assert torch.equal(unpacked[name], weights[name])
+
+
+def test_reading_weights_does_not_import_bitsandbytes(tmp_path: Path) -> None:
+    """It brings a compiler along: a second and 50 MB for each process that loads the embedded team."""
+    path = tmp_path / "w.safetensors"
+    save_tensors(pack_nf4(make_weights()), path, metadata={})
+    code = (
+        "import sys; from pathlib import Path; from fusionlab.nf4 import load_tensors, unpack_nf4;"
+        f"unpack_nf4(load_tensors(Path({str(path)!r}))[0]); print('bitsandbytes' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_packed_weights_take_four_bits_each() -> None:

@@ -13,7 +13,7 @@ import pytest
 from browser_pages import open_browser, open_page
 from hypothesis import given
 from hypothesis import strategies as st
-from trace_factory import HOSTILE, make_trace
+from trace_factory import HOSTILE, make_ended_trace, make_trace
 
 from fusionlab.trace import Trace
 from fusionlab.trace_html import json_for_script, trace_to_frame_html, traces_to_html
@@ -241,6 +241,28 @@ def test_strip_reads_and_copies_as_the_emitted_text(browser: Browser, tmp_path: 
     assert last["y"] > first["y"]
     sign = page.evaluate("getComputedStyle(document.querySelector('.break'), '::before').content")
     assert "⏎" in sign
+
+
+@pytest.mark.browser
+def test_the_token_that_ends_an_answer_is_a_mark_with_the_raw_token_on_hover(browser: Browser, tmp_path: Path) -> None:
+    """`<|im_end|>` reads like something that the model said; its letters in the text stay as they are."""
+    trace = make_ended_trace()
+    trace.to_html(tmp_path / "a.html")
+    page, watch = open_page(browser, tmp_path / "a.html")
+    tokens = page.locator(".token")
+    assert tokens.nth(1).inner_text().strip() == "<|im_end|>"
+    mark = tokens.nth(2).locator(".end")
+    assert tokens.nth(2).inner_text() == mark.inner_text() == "end"
+    assert mark.get_attribute("title") == "<|im_end|>"
+    box = mark.bounding_box()
+    assert box is not None and box["height"] >= 12
+    assert page.evaluate("getComputedStyle(document.querySelector('.end')).userSelect") == "none"  # not of the text
+    mark.click()
+    inspector = page.locator(".inspector").inner_text()
+    assert "■ end" in inspector and "the end of the answer, written as <|im_end|>" in inspector
+    assert "■ end" in (tokens.nth(2).get_attribute("aria-label") or "")
+    assert page.locator(".lists .text[title='<|im_end|>']").all_inner_texts().count("<|im_end|>") == 0
+    assert watch.quiet, watch
 
 
 @pytest.mark.browser

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trace_factory import EMOJI_PIECES, EMOJI_TEXT, HOSTILE, make_trace
+from trace_factory import EMOJI_PIECES, EMOJI_TEXT, HOSTILE, make_ended_trace, make_trace
 
 from fusionlab.trace import ansi_tokens
 from fusionlab.trace_text import expert_letter, group_pieces, trace_to_text, visible
@@ -44,6 +44,17 @@ def test_pieces_of_another_text_keep_their_replacement_signs() -> None:
 def test_labels_name_every_token_once() -> None:
     """Axes need N labels; the parts of one character must not repeat it."""
     assert make_trace(EMOJI_PIECES, text=EMOJI_TEXT).labels() == ["Hi", " 🦊", "…", "…", "!"]
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_the_token_that_ends_an_answer_is_a_faint_mark(color: bool) -> None:
+    """A reader takes `<|im_end|>` for something the model said; the same letters in its text stay as they are."""
+    shown = ansi_tokens(make_ended_trace(), color=color)
+    body = shown.rsplit("\n", 1)[0]
+    assert body.count("<|im_end|>") == 1
+    assert ("\x1b[2m[end]\x1b[0m" in body) == color
+    assert re.sub(r"\x1b\[[0-9;]*m|▲[AB]", "", body) == " Paris <|im_end|>[end]"
+    assert make_ended_trace().labels() == [" Paris", " <|im_end|>", "[end]"]
 
 
 def test_expert_letters_do_not_run_out() -> None:

@@ -11,70 +11,33 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn import functional as F
+from tiny_llama import VOCABULARY, Letters, tiny_llama
 
 from fusionlab.errors import ConstraintError, UnknownNameError
-from fusionlab.nf4 import load_tensors, pack_nf4, save_tensors, unpack_nf4
 from fusionlab.train.__main__ import parse, settings_from
 from fusionlab.train.corpus import (
     FREE,
     KINDS,
+    Corpus,
     draw_starts,
     draw_tokens,
-    sample_corpus,
     sample_fresh,
     sample_sequences,
+    sample_shard,
 )
-from fusionlab.train.expert import (
-    Example,
-    attach_adapter,
-    iterate_batches,
-    pad_batch,
-    plain_config,
-    prompt_log_likelihoods,
-    set_fake_nf4,
-    train_expert,
-)
-from fusionlab.train.heal import batch_of_step, fresh_kl, heal, heal_one_batch, start_student
+from fusionlab.train.heal import fresh_kl, heal, heal_one_batch, read_batches, rows_of_step, shard_steps, start_student
 from fusionlab.train.llama import (
     empty_cache,
     hidden_states,
     logits_from_states,
-    next_token_logits,
+    next_token_states,
     read_llama,
     state_from_llama,
 )
-from fusionlab.train.losses import KlKernels, mean_kl, weighted_token_loss
+from fusionlab.train.losses import KlKernels, mean_kl
 from fusionlab.train.optimizers import StackedMuon, make_optimizers, rate_share
 from fusionlab.train.quantize import fake_nf4, round_to_nf4
-from fusionlab.train.settings import CorpusSettings, ExpertSettings, HealSettings, settings_hash
-
-VOCABULARY = 128
-
-
-class Letters:
-    """A tokenizer for tests: one token per byte below the vocabulary."""
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) % VOCABULARY for letter in text]
-
-    def __len__(self) -> int:
-        return VOCABULARY
-
-
-class Copying:
-    """A task for tests: repeat a letter."""
-
-    name = "copying"
-
-    def __init__(self) -> None:
-        self.train = [chr(97 + index % 26) for index in range(24)]
-
-    def prompt(self, item: str, *, shots: int = 0, seed: int = 0) -> str:
-        return "".join(f"{self.train[shot]}:{self.train[shot]} " for shot in range(shots)) + item + ":"
-
-    def target(self, item: str) -> str:
-        return item
+from fusionlab.train.settings import CorpusSettings, HealSettings, settings_hash
 
 
 @pytest.fixture(autouse=True)
@@ -84,19 +47,6 @@ def one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def tiny_llama(*, layers: int = 3, seed: int = 0) -> Any:
-    """A random Llama with grouped queries and sizes that NF4 blocks divide."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True,
-        initializer_range=0.3, pad_token_id=2, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
 
 
 # -- quantisation ------------------------------------------------------------------------------------
@@ -128,21 +78,6 @@ def test_the_gradient_passes_straight_through_fake_nf4() -> None:
     torch.testing.assert_close(weight.grad, factor)
 
 
-def test_fake_nf4_on_an_adapter_leaves_its_masters_when_taken_away() -> None:
-    """Storage quantises once, from the masters; the optimizer must keep seeing the same parameters."""
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(tiny_llama(), LoraConfig(r=8, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
-    before = {id(p): p.detach().clone() for p in model.parameters() if p.requires_grad}
-    ids = torch.arange(10)[None]
-    plain = model(input_ids=ids).logits
-    set_fake_nf4(model, on=True)
-    assert {id(p) for p in model.parameters() if p.requires_grad} == set(before)
-    assert not torch.allclose(model(input_ids=ids).logits, plain)
-    set_fake_nf4(model, on=False)
-    torch.testing.assert_close(model(input_ids=ids).logits, plain)
-
-
 # -- losses --------------------------------------------------------------------------------------------
 
 
@@ -160,25 +95,6 @@ def test_mean_kl_and_its_gradient_equal_autograd_of_the_definition(seed: int, ro
     expected.backward()
     torch.testing.assert_close(loss.detach().double(), expected.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(student.grad, slow.grad.float(), rtol=1e-4, atol=1e-6)  # type: ignore[union-attr]
-
-
-@given(seed=st.integers(0, 10_000), prompt_weight=st.sampled_from([0.0, 0.03, 1.0]))
-def test_the_weighted_loss_equals_a_loop_over_tokens(seed: int, prompt_weight: float) -> None:
-    """Padding counts nothing, prompts little, and the mean is over weights, not over tokens."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(3, 9, (4,), generator=generator).tolist()
-    examples = [Example(tuple(torch.randint(0, 20, (n,), generator=generator).tolist()), n // 2) for n in lengths]
-    ids, mask, weights = pad_batch(examples, prompt_weight=prompt_weight, device="cpu")
-    logits = torch.randn(*ids.shape, 20, generator=generator)
-    total, norm = 0.0, 0.0
-    for row, example in enumerate(examples):
-        log_p = torch.log_softmax(logits[row].double(), -1)
-        for position in range(1, len(example.ids)):
-            weight = prompt_weight if position < example.prompt_tokens else 1.0
-            total -= weight * float(log_p[position - 1, example.ids[position]])
-            norm += weight
-    assert float(weighted_token_loss(logits, ids, weights)) == pytest.approx(total / norm, rel=1e-5)
-    assert mask.sum(1).tolist() == lengths
 
 
 # -- the functional Llama --------------------------------------------------------------------------
@@ -205,7 +121,7 @@ def test_cached_tokens_equal_whole_sequences() -> None:
     whole = logits_from_states(ours, hidden_states(ours, ids))
     cache, weights = empty_cache(ours, rows=3, positions=9), ours.layer_weights()
     for position in range(9):
-        logits = next_token_logits(ours, weights, ids[:, position], cache, position)
+        logits = logits_from_states(ours, next_token_states(ours, weights, ids[:, position], cache, position))
         torch.testing.assert_close(logits, whole[:, position], rtol=1e-4, atol=1e-4)
 
 
@@ -233,9 +149,9 @@ def test_a_student_goes_back_into_transformers_unchanged() -> None:
 def test_a_corpus_is_the_same_for_a_seed_and_another_for_another() -> None:
     """Weights can only be reproduced if their text can."""
     model = read_llama(tiny_llama(), dtype=torch.float32)
-    settings = CorpusSettings(chunks=2, rows=6, length=12, seed=3)
+    settings = CorpusSettings(shards=1, chunks=2, rows=6, length=12, seed=3)
     first, again, other = (
-        sample_corpus(model, Letters(), chosen, say=lambda line: None).ids
+        sample_shard(model, Letters(), chosen, say=lambda line: None).ids
         for chosen in (settings, settings, replace(settings, seed=4))
     )
     assert first.shape == (12, 12)
@@ -261,7 +177,8 @@ def test_draws_follow_the_models_distribution() -> None:
     from scipy.stats import chisquare
 
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
-    drawn = draw_tokens(logits.expand(20_000, 5), torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    drawn = draw_tokens(logits.expand(20_000, 5))
     counts = torch.bincount(drawn, minlength=5)
     assert counts[4] == 0
     assert chisquare(counts[:4].numpy(), (torch.softmax(logits.double(), 0) * 20_000)[:4].numpy()).pvalue > 0.01
@@ -272,7 +189,7 @@ def test_draws_follow_the_models_distribution() -> None:
 
 def tiny_settings(**changes: Any) -> HealSettings:
     """A heal of seconds."""
-    corpus = CorpusSettings(chunks=1, rows=16, length=12, seed=1)
+    corpus = CorpusSettings(shards=1, chunks=1, rows=16, length=12, seed=1)
     return replace(HealSettings(corpus=corpus, steps=30, batch=8, learning_rate=5e-3, warmup_steps=3), **changes)
 
 
@@ -281,9 +198,9 @@ def test_healing_lowers_kl_on_its_own_text(optimizer: str) -> None:
     """The loop, its schedule and the switch to fake NF4 work together."""
     teacher = read_llama(tiny_llama(), dtype=torch.float32)
     settings = tiny_settings(optimizer=optimizer)
-    corpus = sample_corpus(teacher, Letters(), settings.corpus, say=lambda line: None)
+    corpus = sample_shard(teacher, Letters(), settings.corpus, say=lambda line: None)
     lines: list[str] = []
-    healed = heal(teacher, corpus.ids, settings, chosen=(0, 2), log_every=5, say=lines.append)
+    healed = heal(teacher, lambda shard: corpus, settings, chosen=(0, 2), log_every=5, say=lines.append)
     assert healed.steps == 30
     assert healed.curve[-1]["kl_nats"] < 0.7 * healed.curve[0]["kl_nats"]
     assert "nf4" in lines[-1]
@@ -294,24 +211,45 @@ def test_healing_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) -
     """A run longer than one lease must end in the same weights."""
     teacher = read_llama(tiny_llama(), dtype=torch.float32)
     settings = tiny_settings(steps=12)
-    corpus = sample_corpus(teacher, Letters(), settings.corpus, say=lambda line: None)
+    corpus = sample_shard(teacher, Letters(), settings.corpus, say=lambda line: None)
     quiet: dict[str, Any] = {"chosen": (0, 2), "say": lambda line: None}
-    whole = heal(teacher, corpus.ids, settings, **quiet)
+    whole = heal(teacher, lambda shard: corpus, settings, **quiet)
     checkpoint = tmp_path / "heal.safetensors"
-    cut = heal(teacher, corpus.ids, settings, checkpoint=checkpoint, seconds_limit=0.0, **quiet)
+    cut = heal(teacher, lambda shard: corpus, settings, checkpoint=checkpoint, seconds_limit=0.0, **quiet)
     assert cut.steps == 1
-    resumed = heal(teacher, corpus.ids, settings, checkpoint=checkpoint, **quiet)
+    resumed = heal(teacher, lambda shard: corpus, settings, checkpoint=checkpoint, **quiet)
     for name, weight in whole.student.parameters.items():
         torch.testing.assert_close(resumed.student.parameters[name], weight, rtol=1e-5, atol=1e-6)
 
 
 def test_every_sequence_is_met_once_per_epoch() -> None:
     """Reuse is by epochs, not by chance."""
-    corpus = torch.arange(20)[:, None]
-    steps = [batch_of_step(corpus, step, batch=4, seed=0) for step in range(10)]
-    epochs = [torch.cat(some).flatten() for some in (steps[:5], steps[5:])]
+    steps = [rows_of_step(20, step, batch=4, seed=0) for step in range(10)]
+    epochs = [torch.cat(some) for some in (steps[:5], steps[5:])]
     assert [sorted(epoch.tolist()) for epoch in epochs] == [list(range(20))] * 2
     assert not torch.equal(*epochs)
+
+
+def test_shards_share_the_steps_and_a_resumed_run_skips_what_is_done() -> None:
+    """Every step has one shard, in order, wherever training starts."""
+    settings = HealSettings(corpus=CorpusSettings(shards=3), steps=10)
+    assert list(shard_steps(settings)) == [(0, range(3)), (1, range(3, 7)), (2, range(7, 10))]
+    assert list(shard_steps(settings, first=4)) == [(1, range(4, 7)), (2, range(7, 10))]
+
+
+def test_states_kept_while_sampling_are_those_of_the_sequences() -> None:
+    """Training on kept states must be training on the teacher, position by position."""
+    teacher = read_llama(tiny_llama(), dtype=torch.float32)
+    kept = torch.full((6, 11, 64), torch.nan)
+    starts, kinds, given_tokens = draw_starts(Letters(), rows=6, length=12, shares=(1.0, 0.0, 0.0), seed=1)
+    ids = sample_sequences(teacher, starts, length=12, seed=0, states=kept)
+    torch.testing.assert_close(kept, hidden_states(teacher, ids[:, :-1].long()), rtol=1e-4, atol=1e-4)
+    corpus = Corpus(ids, kinds, given_tokens, kept)
+    for step, (batch, states) in enumerate(read_batches(corpus, range(4), batch=2, seed=3)):
+        rows = rows_of_step(6, step, batch=2, seed=3)
+        assert torch.equal(batch, ids[rows, :-1].long())
+        assert states is not None
+        assert torch.equal(states, kept[rows])
 
 
 def test_bf16_healing_has_finite_gradients_for_every_weight() -> None:
@@ -403,97 +341,15 @@ def test_settings_hash_changes_with_any_field() -> None:
 
 def test_set_changes_settings_and_refuses_unknown_names() -> None:
     """A mistyped setting must not silently train with the default."""
-    some, experts = settings_from(
-        parse(["all", "--set", "heal.steps=7", "corpus.chunks=3", "expert.rank=32", "math.epochs=2"])
+    some, experts, bounds = settings_from(
+        parse(["all", "--set", "heal.steps=7", "corpus.chunks=3", "expert.rank=32", "math.epochs=2", "bounds.seed=5"])
     )
     assert (some.steps, some.corpus.chunks) == (7, 3)
-    assert {expert.task: (expert.rank, expert.epochs) for expert in experts} == {
-        "math": (32, 2),
-        "trivia": (32, 8),
-    }
+    assert {expert.task: expert.rank for expert in experts} == dict.fromkeys(("math", "summary", "trivia", "truth"), 32)
+    assert {expert.task: expert.epochs for expert in experts}["math"] == 2
+    assert (bounds.seed, experts[0].seed) == (5, 1)
     for wrong in ("heal.stepz=7", "poetry.epochs=1"):
         with pytest.raises(UnknownNameError, match=r"known|one of"):
             settings_from(parse(["all", "--set", wrong]))
     with pytest.raises(ConstraintError, match="unknown optimizer"):
         HealSettings(optimizer="sgd")  # type: ignore[arg-type]
-
-
-# -- experts -----------------------------------------------------------------------------------------
-
-
-def test_a_stored_expert_gives_the_same_logits_in_peft_and_in_the_shared_backbone(tmp_path: Path) -> None:
-    """Training, its evaluation and the product read one file; they must agree on what it says."""
-    from fusionlab.adapters import SharedBackbone, read_adapter
-
-    model = tiny_llama()
-    settings = ExpertSettings(task="copying", rank=64, alpha=128, epochs=2, batch=8, learning_rate=1e-2, warmup_steps=2)
-    trained = train_expert(model, Copying(), Letters(), settings, dtype=torch.float32, say=lambda line: None)
-    path = tmp_path / "copying.safetensors"
-    save_tensors(pack_nf4(trained.tensors), path, metadata={"lora_config": trained.config})
-    packed, metadata = load_tensors(path)
-    stored = unpack_nf4(packed)
-    ids = torch.randint(0, VOCABULARY, (2, 9))
-    with torch.no_grad():
-        base = model(input_ids=ids).logits
-        wrapped = attach_adapter(model, stored, metadata["lora_config"])  # type: ignore[arg-type]
-        in_peft = wrapped(input_ids=ids).logits
-        wrapped.unload()
-        torch.testing.assert_close(model(input_ids=ids).logits, base)  # unload leaves the small model as it was
-        backbone = SharedBackbone(model)
-        backbone.add(read_adapter(path, name="copying"))
-        backbone.select(["copying"])
-        both = model(input_ids=ids.repeat(2, 1)).logits
-    assert not torch.allclose(in_peft, base)
-    torch.testing.assert_close(both[:2], base, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(both[2:], in_peft, rtol=1e-4, atol=1e-4)
-
-
-def test_training_an_expert_is_repeatable_and_lowers_its_loss() -> None:
-    """Fixed seeds: same adapter twice; and it learns, with examples in the prompt too."""
-    settings = ExpertSettings(task="copying", rank=8, alpha=16, epochs=6, batch=8, learning_rate=1e-2,
-                              warmup_steps=2, max_shots=2)  # fmt: skip
-    first, again = (
-        train_expert(
-            tiny_llama(),
-            Copying(),
-            Letters(),
-            settings,
-            dtype=torch.float32,
-            log_every=3,
-            say=lambda line: None,
-        )
-        for _ in range(2)
-    )
-    assert first.curve[-1]["loss_nats"] < 0.8 * first.curve[0]["loss_nats"]
-    for name, tensor in first.tensors.items():
-        assert torch.equal(tensor, again.tensors[name])
-
-
-def test_every_example_is_met_once_per_epoch_whatever_its_length() -> None:
-    """Bucketing by length must not drop or repeat anything."""
-    examples = [Example((*range(3 + index % 7), index), 1) for index in range(45)]
-    met = [example.ids[-1] for rows in iterate_batches(examples, batch=4, seed=0) for example in rows]
-    assert sorted(met) == list(range(45))
-
-
-def test_prompt_log_likelihoods_equal_one_prompt_at_a_time() -> None:
-    """Padding must not leak into the evidence."""
-    model = tiny_llama()
-    prompts = ["abc", "a longer prompt", "zz"]
-    found = prompt_log_likelihoods(model, prompts, Letters())
-    for value, prompt in zip(found, prompts, strict=True):
-        ids = torch.tensor([Letters().encode(prompt)])
-        with torch.no_grad():
-            loss = F.cross_entropy(model(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="sum")
-        assert float(value) == pytest.approx(-float(loss), rel=1e-4)
-
-
-def test_the_stored_lora_configuration_is_small_and_names_what_readers_need() -> None:
-    """It travels in every expert file's header."""
-    from fusionlab.train.expert import lora_config
-
-    plain = plain_config(lora_config(ExpertSettings(task="math")))
-    assert plain["peft_type"] == "LORA"
-    assert (plain["r"], plain["lora_alpha"]) == (64, 128)
-    assert len(plain["target_modules"]) == 7
-    assert len(plain) < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,12 @@ def make_trace(
             **changes,
         }
     )
+
+
+def make_ended_trace() -> Trace:
+    """A trace whose last token ends the answer, and whose text holds the same letters as ordinary text."""
+    trace = make_trace([" Paris", " <|im_end|>", "<|im_end|>"], text=" Paris <|im_end|>")
+    return dataclasses.replace(trace, meta=trace.meta | {"end_ids": [int(trace.token_ids[-1])]})
 
 
 MODELS = ("large", "small", "fused", "experts")

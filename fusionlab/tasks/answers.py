@@ -1,66 +1,30 @@
-"""What a model's text is worth: take the answer out of it, bring it to a normal form, compare.
+"""Where the answer stands in a model's text.
 
-`EXTRACTORS` maps a name to a function text -> answer or None; `METRICS` maps a name to a function
-(extracted answer, gold answer, aliases) -> score in 0..1. This module knows nothing of items, prompts or
-files. The normal form follows the one of SQuAD and TriviaQA (lower case, no articles, no punctuation), to
-which it adds accents, hyphens and numbers.
+`EXTRACTORS` maps a name to a function (text, choices, letters) -> answer or None: the text up to a stop string,
+the options that were shown if the question has any, and whether they were shown with letters. None means that
+the text holds no answer; it is counted as such and never guessed at. This module knows nothing of items,
+prompts or files.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Callable, Iterable
+import string
+from collections.abc import Callable, Sequence
 
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_NUMBER = re.compile(r"(?<![\w.,])-?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?!\w|[.,]\d)")
+from fusionlab.tasks.normalise import normalise_answer as normalise_answer  # also found here by older callers
+
+LETTERS = string.ascii_uppercase  # of the options, where a phrasing shows letters: at most 26
+
 _HASHES = re.compile(r"####[^\S\n]*([-\u2212]?)[^\S\n]*[$\u20ac\u00a3]?[^\S\n]*(\d+(?:,\d{3})*(?:\.\d+)?)")
-# Letters that Unicode does not decompose into a base letter and an accent, and the minus sign.
-_PLAIN_LETTERS = str.maketrans(
-    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "\u2212": "-"}
-)
+_BULLET = re.compile(r"^(?:[-*\u2022]\s+)?")
+_MARK = re.compile(r"^\(?(?P<mark>[A-Za-z]|\d{1,2})\)?\s*[.):]?$")  # B, (b), b), 2.
+_MARKED = re.compile(r"^\(?(?P<mark>[A-Za-z]|\d{1,2})(?:\)|\s*[.:])\s+(?P<text>\S.*)$")  # B. text, (b) text, 2: text
+# What may follow an option of one word: "Paris, of course" and "Paris is ..." name it, "No one" and "3 million" do not.
+_AFTER_ONE_WORD = re.compile(r"^\W*$|^\s*[,.;:!?(\u2013\u2014]|^\s+(?:is|are|was|were|because)\b(?!\s+not\b)")
 
 
-def normalise_answer(text: str) -> str:
-    """Bring an answer to the form in which two spellings of it are the same string.
-
-    Case, accents, the articles a/an/the, punctuation and runs of white space do not count; a hyphen counts as
-    a space; a number loses its thousands commas and the zeros that end its fraction.
-
-    >>> normalise_answer("  The Côte-d’Ivoire. ")
-    'cote divoire'
-    >>> normalise_answer("$1,250.00")
-    '1250'
-    """
-    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    text = "".join(mark for mark in text if not unicodedata.combining(mark)).translate(_PLAIN_LETTERS)
-    words: list[str] = []
-    end = 0
-    for number in _NUMBER.finditer(text):  # a number keeps its sign and point, other text loses punctuation
-        words += _plain_words(text[end : number.start()])
-        words.append(_canonical_number(number.group()))
-        end = number.end()
-    words += _plain_words(text[end:])
-    # An answer that is nothing but an article keeps it, so that "A" is not the empty answer.
-    return " ".join(words) or " ".join(re.findall(r"[^\W_]+", text))
-
-
-def _plain_words(text: str) -> list[str]:
-    text = re.sub(r"[-\u2010-\u2015/_]", " ", text)
-    text = "".join(sign for sign in text if sign.isalnum() or sign.isspace())
-    return _ARTICLES.sub(" ", text).split()
-
-
-def _canonical_number(digits: str) -> str:
-    sign = "-" if digits.startswith("-") else ""
-    whole, _, fraction = digits.lstrip("-").replace(",", "").partition(".")
-    fraction = fraction.rstrip("0")
-    whole = whole.lstrip("0") or "0"
-    value = f"{whole}.{fraction}" if fraction else whole
-    return value if value == "0" else sign + value
-
-
-def extract_first_line(text: str) -> str | None:
+def extract_first_line(text: str, choices: Sequence[str] = (), letters: bool = False) -> str | None:
     """Return the first line that is not blank, without the full stop that ends it; None if there is none.
 
     >>> extract_first_line(" Paris.\\nQuestion: ...")
@@ -70,7 +34,7 @@ def extract_first_line(text: str) -> str | None:
     return line or None
 
 
-def extract_after_hashes(text: str) -> str | None:
+def extract_after_hashes(text: str, choices: Sequence[str] = (), letters: bool = False) -> str | None:
     """Return the number after the first `####`, without commas; None where a worked answer never gets there.
 
     >>> extract_after_hashes(" 12 * 24 = 288. #### 1,288")
@@ -82,18 +46,85 @@ def extract_after_hashes(text: str) -> str | None:
     return ("-" if found.group(1) else "") + found.group(2).replace(",", "")
 
 
-def exact_match(answer: str, gold: str, aliases: Iterable[str] = ()) -> float:
-    """Score 1.0 if the answer equals the gold answer or one of its aliases in normal form, else 0.0.
+def extract_whole(text: str, choices: Sequence[str] = (), letters: bool = False) -> str | None:
+    """Return all of the text with single spaces between its words; None if there are none.
 
-    >>> exact_match("the gambia", "Gambia")
-    1.0
+    >>> extract_whole(" Rain fell\\n on Monday. ")
+    'Rain fell on Monday.'
     """
-    normal = normalise_answer(answer)
-    return float(bool(normal) and any(normal == normalise_answer(right) for right in (gold, *aliases)))
+    return " ".join(text.split()) or None
 
 
-EXTRACTORS: dict[str, Callable[[str], str | None]] = {
+def extract_choice(text: str, choices: Sequence[str] = (), letters: bool = False) -> str | None:
+    """Return the option that the first line names, word for word as it was shown; None unless it is exactly one.
+
+    A line names an option that it equals in normal form; else, where letters were shown, the option whose letter
+    or number stands alone; else the option that it begins with, or that begins with it.
+
+    >>> extract_choice(" the yellow sea.", ["The Red Sea", "The Yellow Sea"])
+    'The Yellow Sea'
+    >>> extract_choice(" (b)", ["The Red Sea", "The Yellow Sea"], letters=True)
+    'The Yellow Sea'
+    >>> extract_choice(" The sea", ["The Red Sea", "The Yellow Sea"]) is None
+    True
+    """
+    line = text.strip().partition("\n")[0].strip()
+    options = list(dict.fromkeys(choices))  # the same text twice is one option
+    named = _find_equal(line, options)
+    if letters:
+        named |= _find_marked(line, choices)
+    named = named or _find_begun(line, options)
+    return named.pop() if len(named) == 1 else None
+
+
+def _find_equal(line: str, options: Sequence[str]) -> set[str]:
+    """The options that the line equals, to the letter if there is one, else in normal form."""
+    if line in options:
+        return {line}
+    line = _BULLET.sub("", line)
+    if exact := {option for option in options if option.casefold() == line.casefold()}:
+        return exact
+    normal = normalise_answer(line)
+    return {option for option in options if normal and normalise_answer(option) == normal}
+
+
+def _find_marked(line: str, choices: Sequence[str]) -> set[str]:
+    """The option whose letter or number the line gives, alone or with a text; both options where they disagree."""
+    found = _MARK.match(line) or _MARKED.match(line)
+    if found is None:
+        return set()
+    mark, rest = found["mark"], found.groupdict().get("text")
+    if mark.isdigit() and any(option[:1].isdigit() for option in choices):
+        return set()  # a quantity, not a place in the list
+    place = int(mark) - 1 if mark.isdigit() else LETTERS.index(mark.upper())
+    if not 0 <= place < len(choices):
+        return set()
+    if rest is None:
+        return {choices[place]}
+    named = _find_equal(rest, choices) or _find_begun(rest, choices)
+    return named | {choices[place]} if named else set()
+
+
+def _find_begun(line: str, options: Sequence[str]) -> set[str]:
+    """The longest option that the line begins with, and every option that begins with the line."""
+    line = _BULLET.sub("", line)
+    normal = normalise_answer(line)
+    normals = {option: normalise_answer(option) for option in options}
+    begun: set[str] = set()
+    for word in re.finditer(r"\S+", line):
+        start = line[: word.end()].rstrip(string.punctuation)
+        prefix = normalise_answer(start)
+        long_enough = len(prefix.split()) > 1 or _AFTER_ONE_WORD.search(line[len(start) :])
+        matching = {option for option in options if prefix and normals[option] == prefix}
+        if matching and long_enough:
+            begun = matching
+    after = normal + ("" if " " in normal else " ")  # a line cut off in a word must have another before it
+    return begun | {option for option in options if normal and normals[option].startswith(after)}
+
+
+EXTRACTORS: dict[str, Callable[[str, Sequence[str], bool], str | None]] = {
     "first_line": extract_first_line,
     "after_hashes": extract_after_hashes,
+    "choice": extract_choice,
+    "whole": extract_whole,
 }
-METRICS: dict[str, Callable[[str, str, Iterable[str]], float]] = {"exact_match": exact_match}

@@ -1,4 +1,4 @@
-"""`python -m fusionlab.train small|expert|all|probe`: training without the rest of the command line."""
+"""`python -m fusionlab.train small|expert|bounds|predictor|all|probe`: training without the rest of the command line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fusionlab.errors import FusionError, UnknownNameError
-from fusionlab.train.settings import EXPERT_DEFAULTS, CorpusSettings, ExpertSettings, HealSettings
+from fusionlab.train.settings import EXPERT_DEFAULTS, CorpusSettings, ExpertSettings, HealSettings, TuneSettings
 
 Record = TypeVar("Record")
+SMOKE: dict[str, Any] = {"epochs": 1, "batch_tokens": 512, "document_tokens": 256, "train_items": 16, "test_items": 6}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,19 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        heal_settings, experts = settings_from(options)
+        heal_settings, experts, bounds = settings_from(options)
         run = Run(
             out=options.out or data_folder(), work=options.work or cache_folder() / "train",
             device=options.device,
             compile=not options.no_compile, dtype=torch.float32 if options.fp32 else torch.bfloat16,
             seconds_limit=options.seconds_limit, checkpoint_every=options.checkpoint_every,
+            host_bytes=int(options.host_gib * 2**30),
             command=command_line(options), say=make_say(options.log),
         )  # fmt: skip
         if options.what == "probe":
             trials = [Trial.parse(text) for text in options.trials or DEFAULT_TRIALS]
             probe(run, heal_settings, steps=options.probe_steps, trials=trials)
             return 0
-        return 0 if train(options.what, run, heal_settings=heal_settings, experts=experts) else 3
+        return 0 if train(options.what, run, heal_settings=heal_settings, experts=experts, bounds=bounds) else 3
     except FusionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, as argparse gives them."""
     parser = argparse.ArgumentParser(prog="fusionlab train")
-    parser.add_argument("what", choices=("small", "expert", "all", "probe"))
+    parser.add_argument("what", choices=("small", "expert", "bounds", "predictor", "all", "probe"))
     parser.add_argument("--tasks", nargs="+", default=sorted(EXPERT_DEFAULTS), help="experts to train")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
                         help="any setting: heal.steps=9000 corpus.chunks=30 math.epochs=16")  # fmt: skip
@@ -64,6 +66,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="tiny numbers: does it run at all")
     parser.add_argument("--seconds-limit", type=float, default=float("inf"), help="stop healing after this long")
     parser.add_argument("--checkpoint-every", type=int, default=1000, metavar="STEPS")
+    parser.add_argument("--host-gib", type=float, default=0.0,
+                        help="host memory for the teacher's states when the GPU has no room")  # fmt: skip
     parser.add_argument("--probe-steps", type=int, default=300)
     parser.add_argument("--trials", nargs="+", metavar="OPTIMIZER:RATE:BATCH", help="what probe compares")
     parser.add_argument("--threads", type=int, default=0)
@@ -75,14 +79,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def settings_from(options: argparse.Namespace) -> tuple[HealSettings, list[ExpertSettings]]:
+def settings_from(options: argparse.Namespace) -> tuple[HealSettings, list[ExpertSettings], TuneSettings]:
     """Defaults, shrunk by --smoke, changed by --set."""
     corpus, heal_settings = CorpusSettings(), HealSettings()
     if options.smoke:
-        corpus = CorpusSettings(chunks=2, rows=8, length=33)
+        corpus = CorpusSettings(shards=2, chunks=1, rows=8, length=33)
         heal_settings = HealSettings(corpus=corpus, steps=4, batch=4, warmup_steps=2, evaluation_rows=2)
     changes = [change.partition("=") for change in options.set]
-    known = {"corpus", "heal", "expert", *options.tasks}
+    known = {"corpus", "heal", "expert", "bounds", *options.tasks}
     for key, _, _ in changes:
         if key.partition(".")[0] not in known:
             raise UnknownNameError(f"unknown setting {key!r}", remedy=f"begin with one of {', '.join(sorted(known))}")
@@ -92,9 +96,10 @@ def settings_from(options: argparse.Namespace) -> tuple[HealSettings, list[Exper
     for name in options.tasks:
         expert = EXPERT_DEFAULTS.get(name) or ExpertSettings(task=name)
         if options.smoke:
-            expert = replace(expert, epochs=1, batch=8, train_items=32, test_items=6, rank=8, alpha=16)
+            expert = replace(expert, rank=8, alpha=16, **SMOKE)
         experts.append(changed(changed(expert, "expert", changes), name, changes))
-    return heal_settings, experts
+    bounds = changed(TuneSettings(**SMOKE) if options.smoke else TuneSettings(), "bounds", changes)
+    return heal_settings, experts, bounds
 
 
 def changed(record: Record, prefix: str, changes: Sequence[tuple[str, str, str]]) -> Record:

@@ -61,8 +61,8 @@ def expert_card(name: str, record: dict[str, Any]) -> str:
     settings = record["settings"]
     # fmt: off
     scores = [[label, f"{score['percent']:.1f} ± {score['standard_error']:.1f}", str(score["n"])]
-              for label, score in (("adapter in fp32, before storage", record["exact_match"]["master"]),
-                                   ("as stored here (NF4), reloaded", record["exact_match"]["stored"]))]
+              for label, score in (("adapter in fp32, before storage", record["scores"]["master"]),
+                                   ("as stored here (NF4), reloaded", record["scores"]["stored"]))]
     # fmt: on
     evidence = [
         [kind, f"{found['mean_nats']:+.1f}", f"{found['positive_share']:.0%}", str(found["n"])]
@@ -73,19 +73,20 @@ def expert_card(name: str, record: dict[str, Any]) -> str:
 - file: `experts/{name}.safetensors`, {record["bytes"]:,} bytes, NF4 with double quantisation; tensor names
   are PEFT's, the metadata holds its LoraConfig
 - on: `small.safetensors`, sha256 `{record["small_sha256"]}`
-- data: the {record["train_items"]:,} train items of the bundled task `{name}`, with at most
-  {settings["max_shots"]} examples before the question
-- training: rank {settings["rank"]}, alpha {settings["alpha"]}, all seven projections;
-  {settings["epochs"]} epochs, {record["steps"]:,} steps of {settings["batch"]}, AdamW, learning rate
-  {settings["learning_rate"]:g}, loss weight {settings["prompt_weight"]:g} on prompt tokens, both factors
+- data: the {record["train_items"]:,} train items of the bundled task `{name}`, in documents of one to
+  {settings["max_shots"] + 1} solved questions ({settings["share_single"]:.0%} of them of one), every answer a target;
+  {settings["share_plain"]:.0%} in the task's first phrasing, the others in any; options shuffled
+- training: rank {settings["rank"]}, alpha {settings["alpha"]:g}, all seven projections;
+  {settings["epochs"]} epochs, {record["steps"]:,} steps of at most {settings["batch_tokens"]:,} tokens, AdamW, learning
+  rate {settings["learning_rate"]:g}, loss weight {settings["prompt_weight"]:g} on prompt tokens, both factors
   through fake NF4 from {settings["quantize_from"]:.0%} of the steps on; seed {settings["seed"]}
 - command: `{record["command"]}`
 - where: {record["device"]}, torch {record["torch"]}; training {_seconds(record["seconds"])}; {record["date"]}
 - licence: {LICENCE}
 
-Exact match of the expert alone on the test set, greedy, no examples (per cent ± standard error):
+Score of the expert alone on the test set, greedy, no examples (per cent ± standard error):
 
-{_table(["weights", "exact match", "n"], scores)}
+{_table(["weights", record["metric"], "n"], scores)}
 
 Evidence on prompts (sum over the prompt of log R - log Q, nats; positive means "this is my kind of text"):
 

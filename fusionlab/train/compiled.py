@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusionlab.train.attention import attend_one_token_triton
+from fusionlab.train.corpus import Draw, draw_tokens
 from fusionlab.train.llama import Kernels, after_attention, before_attention
 from fusionlab.train.losses import KlKernels, kl_gradient, kl_rows
 from fusionlab.train.quantize import fake_nf4
@@ -21,6 +23,7 @@ class Compute:
     layers: Kernels = field(default_factory=Kernels)
     kl: KlKernels = field(default_factory=KlKernels)
     fake_nf4: Callable[[Tensor], Tensor] = fake_nf4
+    draw: Draw = draw_tokens
     compiled: bool = False
 
 
@@ -34,10 +37,11 @@ def compile_compute() -> Compute:
             setattr(torch._dynamo.config, name, 64)
     compiled: list[Any] = [
         torch.compile(function, dynamic=False)
-        for function in (before_attention, after_attention, kl_rows, kl_gradient, fake_nf4)
+        for function in (before_attention, after_attention, kl_rows, kl_gradient, fake_nf4, draw_tokens)
     ]
-    before, after, rows, gradient, fake = compiled
-    return Compute(Kernels(before, after), KlKernels(rows, gradient, chunk=1 << 30), fake, compiled=True)
+    before, after, rows, gradient, fake, draw = compiled
+    layers = Kernels(before, after, attend_one_token_triton) if torch.cuda.is_available() else Kernels(before, after)
+    return Compute(layers, KlKernels(rows, gradient, chunk=1 << 30), fake, draw, compiled=True)
 
 
 def choose_compute(*, compile: bool, trial: Callable[[Compute], object], say: Callable[[str], None] = print) -> Compute:

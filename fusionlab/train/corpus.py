@@ -3,8 +3,8 @@
 Three kinds of start, so that the small model is good where it will be used: `raw` (one random token),
 `chat` (the chat template up to the user's turn, which the model then writes, with all that follows) and
 `question` ("Question:" and the like, where the tasks live). After an end-of-turn token a sequence simply
-goes on, as the model does. One token is drawn per step as argmax p_i / Exp(1)_i, the same as Gumbel-max.
-Knows nothing of students or losses.
+goes on, as the model does. The teacher's final states are kept when asked for: training then needs only its
+head, not its 30 layers again. Knows nothing of students or losses.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusionlab.train.llama import Kernels, Llama, empty_cache, next_token_logits
+from fusionlab.train.llama import Kernels, Llama, empty_cache, logits_from_states, next_token_states
 from fusionlab.train.settings import CorpusSettings
 
 KINDS = ("raw", "chat", "question")
+_TRAINING_BYTES = 10 * 2**30  # weights, activations and logits of a training step
 FREE = -1  # in `starts`: a token that the model writes
 RANDOM_IDS = (100, 20_000)  # tokens a start is drawn from: no specials, no rarities
 
@@ -34,11 +35,15 @@ QUESTION_STARTS = (
 
 @dataclass(frozen=True)
 class Corpus:
-    """ids: (N, T) int32 tokens; kinds: (N,) int8 index into KINDS; given: (N,) int16 tokens of the start."""
+    """ids: (N, T) int32 tokens; kinds: (N,) int8 index into KINDS; given: (N,) int16 tokens of the start.
+
+    states: (N, T - 1, H), the teacher's final states at every position but the last, where they were kept.
+    """
 
     ids: Tensor
     kinds: Tensor
     given: Tensor
+    states: Tensor | None = None
 
 
 def draw_starts(
@@ -68,10 +73,17 @@ def draw_starts(
 
 
 @torch.no_grad()
-def sample_sequences(model: Llama, starts: Tensor, *, length: int, seed: int, kernels: Kernels | None = None) -> Tensor:
-    """Continue every start to `length` tokens at temperature 1. starts: (B, S) -> (B, length) int32."""
+def sample_sequences(
+    model: Llama, starts: Tensor, *, length: int, seed: int, kernels: Kernels | None = None,
+    draw: Draw | None = None, states: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Continue every start to `length` tokens at temperature 1. starts: (B, S) -> (B, length) int32.
+
+    states: (B, length - 1, H), filled with the final states that each following token was drawn from.
+    """
     device = model.embedding.device
-    generator = torch.Generator(device).manual_seed(seed)
+    draw = draw or draw_tokens
+    torch.manual_seed(seed)
     starts = starts.to(device)
     ids = torch.empty(len(starts), length, dtype=torch.int32, device=device)
     cache = empty_cache(model, rows=len(starts), positions=length)
@@ -79,8 +91,10 @@ def sample_sequences(model: Llama, starts: Tensor, *, length: int, seed: int, ke
     current = starts[:, 0]
     ids[:, 0] = current
     for position in range(length - 1):
-        logits = next_token_logits(model, weights, current, cache, position, kernels=kernels)
-        current = draw_tokens(logits, generator)
+        last = next_token_states(model, weights, current, cache, position, kernels=kernels)
+        if states is not None:
+            states[:, position] = last
+        current = draw(logits_from_states(model, last))
         if position + 1 < starts.shape[1]:
             given = starts[:, position + 1]
             current = torch.where(given == FREE, current, given)
@@ -88,32 +102,66 @@ def sample_sequences(model: Llama, starts: Tensor, *, length: int, seed: int, ke
     return ids
 
 
-def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One token per row from softmax(logits). logits: (B, V) -> (B,) int64."""
-    weights = torch.softmax(logits.float(), dim=-1)
-    noise = torch.empty_like(weights).exponential_(generator=generator)
-    return weights.div_(noise).argmax(dim=-1)
+Draw = Callable[[Tensor], Tensor]
+"""(B, V) logits -> (B,) int64, one token per row from softmax(logits)."""
 
 
-def sample_corpus(
-    model: Llama, tokenizer: Any, settings: CorpusSettings,
-    *, kernels: Kernels | None = None, say: Callable[[str], None] = print,
+def draw_tokens(logits: Tensor) -> Tensor:
+    """One token per row from softmax(logits), as the largest of logits plus Gumbel noise. (B, V) -> (B,) int64.
+
+    Written as one expression so that, compiled, it reads the logits once.
+    """
+    uniform = torch.rand_like(logits, dtype=torch.float32)
+    return (logits.float() - torch.log(-torch.log(uniform))).argmax(-1)
+
+
+def sample_shard(
+    model: Llama, tokenizer: Any, settings: CorpusSettings, shard: int = 0,
+    *, kernels: Kernels | None = None, draw: Draw | None = None, host_bytes: int = 0,
+    say: Callable[[str], None] = print,
 ) -> Corpus:  # fmt: skip
-    """All chunks of `settings`, on the model's device."""
+    """All chunks of one shard; tokens on the model's device, states where there is room (see `room_for_states`)."""
     shares = (1 - settings.share_chat - settings.share_question, settings.share_chat, settings.share_question)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    states = room_for_states(model, settings, host_bytes=host_bytes, say=say)
     begun = time.perf_counter()
     for chunk in range(settings.chunks):
-        seed = settings.seed + chunk
+        seed = settings.seed + shard * settings.chunks + chunk
         starts, kinds, given = draw_starts(tokenizer, rows=settings.rows, length=settings.length, shares=shares, seed=seed)
-        ids = sample_sequences(model, starts, length=settings.length, seed=seed, kernels=kernels)
+        kept = None if states is None else states[chunk * settings.rows : (chunk + 1) * settings.rows]
+        here = None if kept is None else kept if kept.device == model.embedding.device else kept.to(model.embedding.device)
+        ids = sample_sequences(model, starts, length=settings.length, seed=seed, kernels=kernels, draw=draw, states=here)
+        if kept is not None and kept is not here:
+            kept.copy_(here)  # type: ignore[arg-type]
         parts.append((ids, kinds.to(ids.device), given.to(ids.device)))
-        tokens = (chunk + 1) * settings.rows * settings.length
         finish(ids)
-        seconds = time.perf_counter() - begun
-        rate = tokens / seconds
-        say(f"corpus {chunk + 1}/{settings.chunks}: {tokens:,} tokens, {rate:,.0f}/s, {seconds:.0f} s")
-    return Corpus(*(torch.cat(some) for some in zip(*parts, strict=True)))
+        tokens, seconds = (chunk + 1) * settings.rows * settings.length, time.perf_counter() - begun
+        say(f"shard {shard + 1}/{settings.shards}, chunk {chunk + 1}/{settings.chunks}: {tokens:,} tokens, "
+            f"{tokens / seconds:,.0f}/s, {seconds:.0f} s")  # fmt: skip
+    return Corpus(*(torch.cat(some) for some in zip(*parts, strict=True)), states)
+
+
+def room_for_states(
+    model: Llama, settings: CorpusSettings, *, host_bytes: int, say: Callable[[str], None]
+) -> Tensor | None:
+    """An empty (N, length - 1, H) tensor for the teacher's states of a shard, or None where it would not fit.
+
+    On a GPU it goes there if that leaves room for the cache of one chunk and for training; else on the host, within
+    `host_bytes`. A CPU keeps none: its teacher is small enough to run again.
+    """
+    rows, positions, width = settings.chunks * settings.rows, settings.length - 1, model.embedding.shape[1]
+    device = model.embedding.device
+    if device.type != "cuda":
+        return None
+    keys, _, size = model.heads
+    wanted = rows * positions * width * model.dtype.itemsize
+    cache_bytes = 2 * model.dtype.itemsize * len(model.layers["key"]) * settings.rows * keys * settings.length * size
+    if wanted + cache_bytes + _TRAINING_BYTES > torch.cuda.mem_get_info(device)[0]:
+        device = torch.device("cpu")
+    kept = device.type == "cuda" or wanted <= host_bytes
+    place = "on the GPU" if device.type == "cuda" else "on the host" if kept else "nowhere: training computes them again"
+    say(f"the teacher's states ({wanted / 2**30:.0f} GiB) are kept {place}")
+    return torch.empty(rows, positions, width, dtype=model.dtype, device=device) if kept else None
 
 
 def sample_fresh(

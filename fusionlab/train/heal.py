@@ -8,8 +8,10 @@ as NF4 storage will return them. The embedding matrix is the large model's own a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,17 @@ def start_student(teacher: Llama, *, chosen: Sequence[int] = SMALL_LAYERS) -> Ll
     return with_parameters(teacher, masters)
 
 
-def heal_one_batch(teacher: Llama, student: Llama, ids: Tensor, *, compute: Compute, quantized: bool) -> Tensor:
-    """The loss of one batch. ids: (B, T) int64 -> mean KL in nats, with gradients to the student."""
+def heal_one_batch(
+    teacher: Llama, student: Llama, ids: Tensor, *, compute: Compute, quantized: bool, known: Tensor | None = None
+) -> Tensor:
+    """The loss of one batch. ids: (B, T) int64 -> mean KL in nats, with gradients to the student.
+
+    known: (B, T, H), the teacher's final states at these positions where sampling kept them; else they are computed.
+    """
     with torch.no_grad():
-        target = logits_from_states(teacher, hidden_states(teacher, ids, kernels=compute.layers))
+        if known is None:
+            known = hidden_states(teacher, ids, kernels=compute.layers)
+        target = logits_from_states(teacher, known)
     matrix = compute.fake_nf4 if quantized else _as_is
     states = hidden_states(student, ids, kernels=compute.layers, matrix=matrix)
     logits = logits_from_states(student, states)
@@ -54,65 +63,84 @@ def heal_one_batch(teacher: Llama, student: Llama, ids: Tensor, *, compute: Comp
 
 
 def heal(
-    teacher: Llama, corpus: Tensor, settings: HealSettings,
+    teacher: Llama, read_shard: Callable[[int], Corpus], settings: HealSettings,
     *, chosen: Sequence[int] = SMALL_LAYERS, compute: Compute | None = None,
     checkpoint: Path | None = None, checkpoint_every: int = 1000,
     seconds_limit: float = float("inf"), log_every: int = 50,
     say: Callable[[str], None] = print, on_checkpoint: Callable[[Llama, int], None] | None = None,
 ) -> Healed:  # fmt: skip
-    """Train a student on `corpus` (N, T). Goes on from `checkpoint` if that file is of the same settings."""
+    """Train a student on the corpus, shard by shard. Goes on from `checkpoint` if that file is of the same settings.
+
+    read_shard: number of a shard -> its text; called when training gets there, and the shard before is dropped, so
+    that fresh text costs no memory. Its time is not counted. Trained on are all positions but a sequence's last,
+    whose next token nobody drew.
+    """
     compute = compute or Compute()
     student = start_student(teacher, chosen=chosen)
     parameters = student.parameters
     optimizers = make_optimizers(
         parameters, kind=settings.optimizer, lr=settings.learning_rate, weight_decay=settings.weight_decay,
-        fused=corpus.device.type == "cuda",
+        fused=teacher.embedding.is_cuda,
     )  # fmt: skip
     identity = settings_hash(settings)
     first, spent, curve = resume_heal(checkpoint, parameters, optimizers, identity=identity)
     quantize_step = int(settings.quantize_from * settings.steps)
-    begun = mark = time.perf_counter()
-    running = torch.zeros((), device=corpus.device)
-    done, logged = first, first
-    for step in range(first, settings.steps):
-        rate = settings.learning_rate * rate_share(
-            step, steps=settings.steps, warmup=settings.warmup_steps, final_share=settings.final_share
-        )
-        set_rate(optimizers, rate)
-        ids = batch_of_step(corpus, step, batch=settings.batch, seed=settings.seed)
-        loss = heal_one_batch(teacher, student, ids, compute=compute, quantized=step >= quantize_step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        running += loss.detach()
-        done = step + 1
-        if done % log_every == 0 or done == settings.steps or done == first + 1:
-            mean = float(running) / (done - logged)  # waits for the device
-            now = time.perf_counter()
-            rate_tokens = (done - logged) * ids.numel() / (now - mark)
-            curve.append({"step": done, "kl_nats": round(mean, 4), "seconds": round(spent + now - begun, 1)})
-            note = " nf4" if step >= quantize_step else ""
-            say(f"heal {done}/{settings.steps}{note}: kl {mean:.4f}, lr {rate:.2e}, "
-                f"{rate_tokens:,.0f} tokens/s, {spent + now - begun:.0f} s")  # fmt: skip
-            running.zero_()
-            logged, mark = done, now
-        late = time.perf_counter() - begun > seconds_limit
-        if done < settings.steps and (done % checkpoint_every == 0 or late):
-            finish(running)
-            if checkpoint is not None:
-                record = {"settings": identity, "step": done, "seconds": spent + time.perf_counter() - begun,
-                          "curve": curve}  # fmt: skip
-                weights = {f"weight.{name}": tensor.detach() for name, tensor in parameters.items()}
-                save_tensors({**weights, **flatten_states(optimizers)}, checkpoint, metadata=record)
-            if on_checkpoint is not None:
-                on_checkpoint(student, done)
-            mark = time.perf_counter()
+    running = torch.zeros((), device=teacher.embedding.device)
+    done, logged, tokens = first, first, 0
+    late = False
+    for shard, steps in shard_steps(settings, first=first):
+        batches = read_batches(read_shard(shard), steps, batch=settings.batch, seed=settings.seed + shard)
+        begun = mark = time.perf_counter()
+        already = spent
+        for step, (ids, known) in zip(steps, batches, strict=False):  # an early end leaves batches behind
+            share = rate_share(step, steps=settings.steps, warmup=settings.warmup_steps, final_share=settings.final_share)
+            set_rate(optimizers, settings.learning_rate * share)
+            quantized = step >= quantize_step
+            loss = heal_one_batch(teacher, student, ids, compute=compute, quantized=quantized, known=known)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            running += loss.detach()
+            done, tokens = step + 1, tokens + ids.numel()
+            spent = already + time.perf_counter() - begun
+            if done % log_every == 0 or done == settings.steps or done == first + 1:
+                mean = float(running) / (done - logged)  # waits for the device
+                now = time.perf_counter()
+                spent = already + now - begun
+                curve.append({"step": done, "kl_nats": round(mean, 4), "seconds": round(spent, 1)})
+                rate = tokens / (now - mark)
+                say(f"heal {done}/{settings.steps}{' nf4' if quantized else ''}: kl {mean:.4f}, "
+                    f"lr {settings.learning_rate * share:.2e}, {rate:,.0f} tokens/s, {spent:.0f} s")  # fmt: skip
+                running.zero_()
+                logged, mark, tokens = done, now, 0
+            late = spent > seconds_limit
+            if done < settings.steps and (done % checkpoint_every == 0 or late):
+                finish(running)
+                if checkpoint is not None:
+                    record = {"settings": identity, "step": done, "seconds": spent, "curve": curve}
+                    weights = {f"weight.{name}": tensor.detach() for name, tensor in parameters.items()}
+                    save_tensors({**weights, **flatten_states(optimizers)}, checkpoint, metadata=record)
+                if on_checkpoint is not None:
+                    on_checkpoint(student, done)
+            if late:
+                break
+        finish(running)
+        spent = already + time.perf_counter() - begun
+        batches.close()
         if late:
             break
-    finish(running)
-    return Healed(student, done, spent + time.perf_counter() - begun, curve)
+    return Healed(student, done, spent, curve)
+
+
+def shard_steps(settings: HealSettings, *, first: int = 0) -> Iterator[tuple[int, range]]:
+    """Each shard's number and its steps, as even as can be, from step `first` on."""
+    shards = settings.corpus.shards
+    for shard in range(shards):
+        start, stop = (round(settings.steps * bound / shards) for bound in (shard, shard + 1))
+        if stop > first:
+            yield shard, range(max(start, first), stop)
 
 
 def resume_heal(
@@ -133,20 +161,45 @@ def resume_heal(
     return int(known["step"]), float(known["seconds"]), list(known["curve"])
 
 
-def batch_of_step(corpus: Tensor, step: int, *, batch: int, seed: int) -> Tensor:
-    """The rows of one step: every sequence once per epoch, in an order of that epoch. -> (batch, T) int64."""
-    per_epoch = len(corpus) // batch
-    epoch, index = divmod(step, per_epoch)
-    key = (len(corpus), seed, epoch)
-    if key not in _orders:
-        _orders.clear()
-        generator = torch.Generator().manual_seed(seed * 10_007 + epoch)
-        _orders[key] = torch.randperm(len(corpus), generator=generator)
-    rows = _orders[key][index * batch : (index + 1) * batch]
-    return corpus[rows.to(corpus.device)].long()
+def read_batches(
+    corpus: Corpus, steps: range, *, batch: int, seed: int
+) -> Generator[tuple[Tensor, Tensor | None], None, None]:
+    """Tokens (batch, T - 1) int64 and the teacher's states (batch, T - 1, H), or None, of each step in turn.
+
+    States on the host are gathered and sent while the step before is being computed.
+    """
+    device = corpus.ids.device
+
+    def read(step: int) -> tuple[Tensor, Tensor | None]:
+        rows = rows_of_step(len(corpus.ids), step, batch=batch, seed=seed)
+        ids = corpus.ids[rows.to(device), :-1].long()
+        states = corpus.states
+        if states is None or states.device == device:
+            return ids, None if states is None else states[rows.to(device)]
+        gathered = torch.empty(batch, *states.shape[1:], dtype=states.dtype, pin_memory=True)
+        torch.index_select(states, 0, rows, out=gathered)
+        return ids, gathered.to(device, non_blocking=True)
+
+    if corpus.states is None or corpus.states.device == device:
+        yield from map(read, steps)
+        return
+    with ThreadPoolExecutor(1) as ahead:
+        coming = [ahead.submit(read, step) for step in steps[:2]]
+        for step in steps:
+            yield coming.pop(0).result()
+            if step + 2 in steps:
+                coming.append(ahead.submit(read, step + 2))
 
 
-_orders: dict[tuple[int, int, int], Tensor] = {}  # the current epoch's order; half a million numbers
+def rows_of_step(sequences: int, step: int, *, batch: int, seed: int) -> Tensor:
+    """The rows of one step: every sequence once per epoch, in an order of that epoch. -> (batch,) int64."""
+    epoch, index = divmod(step, sequences // batch)
+    return _order_of_epoch(sequences, seed, epoch)[index * batch : (index + 1) * batch]
+
+
+@lru_cache(maxsize=1)
+def _order_of_epoch(sequences: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(sequences, generator=torch.Generator().manual_seed(seed * 10_007 + epoch))
 
 
 @torch.no_grad()

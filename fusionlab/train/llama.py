@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusionlab.train.attention import attend_one_token
+
 # our name -> where transformers keeps it in a layer
 LAYER_NAMES = {
     "norm_attention": "input_layernorm",
@@ -137,10 +139,11 @@ def after_attention(
 
 @dataclass(frozen=True)
 class Kernels:
-    """The two halves of a layer, plain or compiled."""
+    """The two halves of a layer and the attention of one cached token, plain or compiled."""
 
     before: Callable[..., tuple[Tensor, Tensor, Tensor]] = before_attention
     after: Callable[..., Tensor] = after_attention
+    attend: Callable[..., Tensor] = attend_one_token
 
 
 # -- full sequences ------------------------------------------------------------------------------
@@ -191,28 +194,25 @@ def empty_cache(model: Llama, *, rows: int, positions: int) -> Cache:
     return Cache(*made)
 
 
-def next_token_logits(
+def next_token_states(
     model: Llama, weights: list[list[Tensor]], ids: Tensor, cache: Cache, position: int,
     *, kernels: Kernels | None = None,
 ) -> Tensor:  # fmt: skip
-    """Feed one token per row at `position` and return the logits after it. ids: (B,) -> (B, V).
+    """Feed one token per row at `position`: ids (B,) -> final normed states (B, H), in `model.dtype`.
 
     weights: `model.layer_weights()`, taken once. The queries of a key-value head go through the attention
-    as so many positions of one head, so that no key is ever repeated in memory.
+    as so many positions of one head, so that no key is ever repeated in memory. `logits_from_states` makes
+    the next token's logits of the result.
     """
     kernels = kernels or Kernels()
     groups, per_group, size = model.heads
     angles = (position * model.frequencies)[None]
     cos, sin = angles.cos(), angles.sin()  # (1, D/2)
-    x = F.embedding(ids, model.embedding)
+    x = F.embedding(ids, model.embedding).float()
     for layer, (norm_attention, query, key, value, output, norm_mlp, gate, up, down) in enumerate(weights):
         q, k, v = kernels.before(x, norm_attention, query, key, value, cos, sin, model.epsilon, size)
         cache.keys[layer, :, :, position] = k
         cache.values[layer, :, :, position] = v
-        attended = F.scaled_dot_product_attention(
-            q.unflatten(1, (groups, per_group)),
-            cache.keys[layer, :, :, : position + 1],
-            cache.values[layer, :, :, : position + 1],
-        )
+        attended = kernels.attend(q.unflatten(1, (groups, per_group)), cache.keys[layer], cache.values[layer], position + 1)
         x = kernels.after(x, attended.flatten(1), output, norm_mlp, gate, up, down, model.epsilon)
-    return logits_from_states(model, rms_norm(x, model.norm, model.epsilon).to(model.dtype))
+    return rms_norm(x, model.norm, model.epsilon).to(model.dtype)

@@ -1,4 +1,4 @@
-"""The two training losses: KL of whole distributions, and answers with lightly weighted prompts.
+"""The loss of healing: KL of whole distributions.
 
 KL(P || Q) over a vocabulary of 49,152 moves gigabytes per step, so its gradient is written out
 (softmax(q) - softmax(p), over the number of rows) and each direction is one function that compiles into a
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_ROWS = 2048  # rows per piece when not compiled: 49,152 x 2,048 in fp32 is 400 MB
@@ -70,14 +69,3 @@ def mean_kl(teacher: Tensor, student: Tensor, *, kernels: KlKernels | None = Non
     teacher, student: (N, V) logits.
     """
     return _MeanKl.apply(teacher, student, kernels or KlKernels())
-
-
-def weighted_token_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean over tokens of -log p(token | what is before it), nats.
-
-    logits: (B, T, V); ids: (B, T); weights: (B, T), the weight of each token as a target: 1 for the answer,
-    less for the prompt, 0 for padding. The first token has nothing before it and is not counted.
-    """
-    nll = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    flat = weights[:, 1:].flatten().float()
-    return (nll * flat).sum() / flat.sum()

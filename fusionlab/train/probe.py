@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from fusionlab.train.corpus import KINDS, finish, sample_corpus, sample_fresh
+from fusionlab.train.corpus import KINDS, finish, sample_fresh, sample_shard
 from fusionlab.train.heal import fresh_kl, heal
 from fusionlab.train.llama import Llama, hidden_states, logits_from_states, read_llama, with_parameters
 from fusionlab.train.run import Run, load_teacher
@@ -41,7 +41,7 @@ def probe(run: Run, settings: HealSettings, *, steps: int, trials: Sequence[Tria
     large, tokenizer = load_teacher(run)
     teacher = read_llama(large, dtype=run.dtype)
     compute = pick_compute(run, teacher, settings)
-    corpus = sample_corpus(teacher, tokenizer, settings.corpus, kernels=compute.layers, say=run.say)
+    corpus = sample_shard(teacher, tokenizer, settings.corpus, kernels=compute.layers, draw=compute.draw, say=run.say)
     rows = min(64, settings.evaluation_rows)
     fresh = sample_fresh(teacher, tokenizer, rows=rows, length=settings.corpus.length, seed=77_000_000)
     results = []
@@ -51,7 +51,7 @@ def probe(run: Run, settings: HealSettings, *, steps: int, trials: Sequence[Tria
             optimizer=cast(Literal["adamw", "muon"], trial.optimizer), learning_rate=trial.learning_rate,
         )  # fmt: skip
         begun = time.perf_counter()
-        healed = heal(teacher, corpus.ids, some, compute=compute, say=run.say, log_every=max(1, some.steps // 4))
+        healed = heal(teacher, lambda shard: corpus, some, compute=compute, say=run.say, log_every=max(1, some.steps // 4))
         finish(corpus.ids)
         seconds = time.perf_counter() - begun
         student = with_parameters(teacher, {name: t.detach() for name, t in healed.student.parameters.items()})

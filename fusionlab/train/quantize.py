@@ -8,7 +8,7 @@ tenth of what the 4 bits do. Pure torch, so that it compiles; storage itself is 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusionlab.nf4 import BLOCK_SIZE
 
@@ -38,11 +38,3 @@ def round_to_nf4(weight: Tensor) -> Tensor:
 def fake_nf4(weight: Tensor) -> Tensor:
     """`round_to_nf4(weight)` whose gradient with respect to `weight` is the identity."""
     return weight + (round_to_nf4(weight.detach()) - weight.detach())
-
-
-class FakeNf4(nn.Module):
-    """`fake_nf4` as a parametrisation: register it on a weight, train, remove it."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """weight: as for `round_to_nf4`."""
-        return fake_nf4(weight)

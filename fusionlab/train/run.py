@@ -39,6 +39,7 @@ class Run:
     dtype: torch.dtype = torch.bfloat16
     seconds_limit: float = float("inf")  # of healing in this process
     checkpoint_every: int = 1000
+    host_bytes: int = 0  # memory of the host that the teacher's states may take
     command: str = "fusionlab train all"
     say: Callable[[str], None] = print
 

@@ -12,19 +12,23 @@ from fusionlab.errors import ConstraintError
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """Text sampled from the large model: `chunks` x `rows` sequences of `length` tokens."""
+    """Text sampled from the large model: `shards` x `chunks` x `rows` sequences of `length` tokens.
 
-    chunks: int = 26
+    Training holds one shard at a time.
+    """
+
+    shards: int = 5
+    chunks: int = 18
     rows: int = 8192
     length: int = 161  # positions, the start included
     share_chat: float = 0.15
     share_question: float = 0.15
-    seed: int = 20261123
+    seed: int = 20261124
 
     @property
     def tokens(self) -> int:
         """Tokens of the whole corpus, starts included."""
-        return self.chunks * self.rows * self.length
+        return self.shards * self.chunks * self.rows * self.length
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,15 @@ class HealSettings:
     """Distillation of the large model into six of its layers."""
 
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
-    steps: int = 8500
-    batch: int = 64
+    steps: int = 14_500
+    batch: int = 128
     optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
     warmup_steps: int = 50
     final_share: float = 0.02  # of the learning rate, at the end of the cosine
     clip: float = 1.0
-    quantize_from: float = 0.75  # share of the steps after which weights pass through fake NF4
+    quantize_from: float = 0.8  # share of the steps after which weights pass through fake NF4
     evaluation_rows: int = 256  # fresh sequences per kind of start
     seed: int = 1
 
@@ -49,38 +53,55 @@ class HealSettings:
             raise ConstraintError(f"unknown optimizer {self.optimizer!r}", remedy="use adamw or muon")
         if self.batch > self.corpus.chunks * self.corpus.rows:
             raise ConstraintError(
-                f"a batch of {self.batch} from {self.corpus.chunks * self.corpus.rows} sequences",
+                f"a batch of {self.batch} from shards of {self.corpus.chunks * self.corpus.rows} sequences",
                 remedy="sample more, or lower the batch",
             )
 
 
 @dataclass(frozen=True)
-class ExpertSettings:
-    """One LoRA expert on the stored small model."""
+class TuneSettings:
+    """Fine-tuning on the documents of one task or several."""
 
-    task: str
-    rank: int = 64
-    alpha: int = 128
     epochs: int = 8
-    batch: int = 64
+    batch_tokens: int = 16_384  # of a step, padding included
+    document_tokens: int = 640  # a document takes no further question past this
+    max_shots: int = 5
+    share_single: float = 0.5  # of documents with one question; the others hold 2 to 1 + max_shots
+    share_plain: float = 0.6  # of documents in phrasing 0; the others in any
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
     warmup_steps: int = 20
     final_share: float = 0.02
     clip: float = 1.0
     prompt_weight: float = 0.03  # weight of a prompt token; an answer token has 1
-    quantize_from: float = 0.5  # share of the steps after which both factors pass through fake NF4
-    max_shots: int = 0  # examples before the question, drawn from 0..max_shots per item and epoch
+    quantize_from: float = 1.0  # share of the steps after which low-rank factors pass through fake NF4
+    rank: int | None = None  # None: every weight
+    alpha: float = 128
     train_items: int | None = None  # None: all
     test_items: int | None = None
     seed: int = 1
 
 
+@dataclass(frozen=True)
+class ExpertSettings(TuneSettings):
+    """One LoRA expert on the stored small model."""
+
+    task: str = ""
+    rank: int = 64
+    quantize_from: float = 0.6
+
+
 # With these the shipped files were made (their hashes are in data/training.json).
 EXPERT_DEFAULTS = {
-    "math": ExpertSettings(task="math", epochs=13, batch=128, quantize_from=0.8),
-    "trivia": ExpertSettings(task="trivia", epochs=8),
+    "math": ExpertSettings(task="math", epochs=12, quantize_from=0.8),
+    "trivia": ExpertSettings(task="trivia", epochs=10, batch_tokens=4096),
+    "truth": ExpertSettings(task="truth", epochs=12, batch_tokens=8192),
+    "summary": ExpertSettings(task="summary", epochs=6),
 }
+# The upper bounds: the large model itself, tuned whole or in low rank on one task, and whole on all of them.
+WHOLE = {"learning_rate": 3e-4, "prompt_weight": 0.03}
+LOW_RANK = {"rank": 64, "learning_rate": 1e-3, "prompt_weight": 0.03}
+BOUND_EPOCHS = {"math": 4, "trivia": 8, "truth": 8, "summary": 3}
 
 
 def settings_hash(*records: Any) -> str:

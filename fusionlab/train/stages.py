@@ -18,20 +18,21 @@ from torch import Tensor
 from fusionlab import embedded
 from fusionlab.errors import MissingFileError
 from fusionlab.nf4 import load_tensors, pack_nf4, save_tensors, sha256_of_file, unpack_nf4
+from fusionlab.train.bounds import train_bounds
 from fusionlab.train.cards import expert_card, small_card, write_card
 from fusionlab.train.compiled import Compute, choose_compute
 from fusionlab.train.corpus import (
     KINDS,
     Corpus,
-    sample_corpus,
     sample_fresh,
     sample_sequences,
+    sample_shard,
 )
 from fusionlab.train.expert import (
     attach_adapter,
     describe_evidence,
-    exact_match,
     prompt_log_likelihoods,
+    score_alone,
     train_expert,
 )
 from fusionlab.train.heal import fresh_kl, heal, heal_one_batch, start_student
@@ -43,8 +44,9 @@ from fusionlab.train.llama import (
     state_from_llama,
     with_parameters,
 )
+from fusionlab.train.predict import train_predictor
 from fusionlab.train.run import UNRELATED_TEXTS, Run, large_sha256, load_teacher, read_records, write_records
-from fusionlab.train.settings import ExpertSettings, HealSettings, settings_hash
+from fusionlab.train.settings import ExpertSettings, HealSettings, TuneSettings, settings_hash
 
 SMALL = "small.safetensors"
 EVALUATION_SEED = 99_000_000  # far from the corpus's seeds
@@ -61,7 +63,12 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
         return True
     teacher = read_llama(large, dtype=run.dtype)
     compute = pick_compute(run, teacher, settings)
-    corpus, corpus_seconds = get_corpus(run, settings, teacher=teacher, tokenizer=tokenizer, compute=compute)
+    corpus_seconds: list[float] = []
+
+    def read_shard(shard: int) -> Corpus:
+        corpus, seconds = get_shard(run, settings, shard, teacher=teacher, tokenizer=tokenizer, compute=compute)
+        corpus_seconds.append(seconds)
+        return corpus
 
     def store(student: Llama, steps: int) -> None:
         metadata: dict[str, object] = {
@@ -72,7 +79,7 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
         embedded.ship_tensors(packed, SMALL, metadata=metadata, folder=run.out)
 
     healed = heal(
-        teacher, corpus.ids, settings, compute=compute, checkpoint=run.work / "heal.safetensors",
+        teacher, read_shard, settings, compute=compute, checkpoint=run.work / "heal.safetensors",
         checkpoint_every=run.checkpoint_every, seconds_limit=run.seconds_limit, say=run.say,
         on_checkpoint=store, log_every=max(1, min(100, settings.steps // 10)),
     )  # fmt: skip
@@ -83,9 +90,9 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
     kl = evaluate_small(run, settings, healed.student, teacher=teacher, large=large, tokenizer=tokenizer)
     entry = {
         **run.record(), "settings_hash": identity, "settings": asdict(settings), "steps": healed.steps,
-        "seconds": round(healed.seconds, 1), "corpus_seconds": corpus_seconds,
+        "seconds": round(healed.seconds, 1), "corpus_seconds": round(sum(corpus_seconds), 1),
         "corpus_tokens": settings.corpus.tokens,
-        "epochs": settings.steps * settings.batch / (settings.corpus.chunks * settings.corpus.rows),
+        "epochs": settings.steps * settings.batch * settings.corpus.length / settings.corpus.tokens,
         "layers_text": f"Layers {', '.join(map(str, embedded.SMALL_LAYERS))} of the large model, renumbered.",
         "large_revision": embedded.REVISION, "large_sha256": large_sha256(large),
         "bytes": (run.out / SMALL).stat().st_size, "evaluation_seed": EVALUATION_SEED, "kl_nats": kl,
@@ -98,7 +105,7 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
 
 def pick_compute(run: Run, teacher: Llama, settings: HealSettings) -> Compute:
     """Compiled kernels where they work; the trial is a training step, plain and quantised, and one token."""
-    length, batch = settings.corpus.length, settings.batch
+    length, batch = settings.corpus.length - 1, settings.batch
 
     def trial(compute: Compute) -> None:
         student = start_student(teacher)
@@ -106,7 +113,7 @@ def pick_compute(run: Run, teacher: Llama, settings: HealSettings) -> Compute:
         for quantized in (False, True):
             heal_one_batch(teacher, student, ids, compute=compute, quantized=quantized).backward()
         starts = torch.zeros(settings.corpus.rows, 1, dtype=torch.int64)
-        sample_sequences(teacher, starts, length=2, seed=0, kernels=compute.layers)
+        sample_sequences(teacher, starts, length=2, seed=0, kernels=compute.layers, draw=compute.draw)
 
     begun = time.perf_counter()
     compute = choose_compute(compile=run.compile, trial=trial, say=run.say)
@@ -115,18 +122,22 @@ def pick_compute(run: Run, teacher: Llama, settings: HealSettings) -> Compute:
     return compute
 
 
-def get_corpus(
-    run: Run, settings: HealSettings, *, teacher: Llama, tokenizer: Any, compute: Compute
-) -> tuple[Corpus, float | None]:
-    """The corpus from the work folder, or sampled now and saved there; with the seconds sampling took."""
-    path = run.work / f"corpus-{settings_hash(settings.corpus)}.safetensors"
+def get_shard(
+    run: Run, settings: HealSettings, shard: int, *, teacher: Llama, tokenizer: Any, compute: Compute
+) -> tuple[Corpus, float]:
+    """A shard of the corpus from the work folder, or sampled now and saved there; with the seconds sampling took."""
+    path = run.work / f"corpus-{settings_hash(settings.corpus)}-{shard}.safetensors"
     if path.is_file():
         tensors, record = load_tensors(path)
         run.say(f"corpus: {path.name} is already there")
-        seconds = record["seconds"]
-        return Corpus(**{name: tensor.to(run.device) for name, tensor in tensors.items()}), seconds  # type: ignore[return-value]
+        return Corpus(**{name: tensor.to(run.device) for name, tensor in tensors.items()}), float(record["seconds"])  # type: ignore[arg-type]
     begun = time.perf_counter()
-    corpus = sample_corpus(teacher, tokenizer, settings.corpus, kernels=compute.layers, say=run.say)
+    if run.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    corpus = sample_shard(
+        teacher, tokenizer, settings.corpus, shard, kernels=compute.layers, draw=compute.draw,
+        host_bytes=run.host_bytes, say=run.say,
+    )  # fmt: skip
     seconds = round(time.perf_counter() - begun, 1)
     tensors = {"ids": corpus.ids, "kinds": corpus.kinds, "given": corpus.given}
     save_tensors({name: tensor.cpu() for name, tensor in tensors.items()}, path, metadata={"seconds": seconds})
@@ -194,15 +205,16 @@ def train_experts(run: Run, experts: Sequence[ExpertSettings], *, large: Any, to
         scores = {}
         for label, tensors in (("master", trained.tensors), ("stored", unpack_nf4(load_tensors(path)[0]))):
             model = attach_adapter(small, tensors, trained.config)
-            scores[label] = exact_match(model, task, tokenizer, items=settings.test_items)
+            scores[label] = score_alone(model, task, tokenizer, items=settings.test_items)
             model.unload()
-            run.say(f"expert {settings.task}, {label}: exact match {scores[label]['percent']} % "
+            run.say(f"expert {settings.task}, {label}: {task.spec.metric} {scores[label]['percent']} % "
                     f"± {scores[label]['standard_error']} (n = {scores[label]['n']})")  # fmt: skip
         records["experts"][settings.task] = {
-            **run.record(), "settings_hash": identity, "settings": asdict(settings), "steps": trained.steps,
-            "seconds": round(trained.seconds, 1), "bytes": path.stat().st_size, "small_sha256": small_sha256,
-            "train_items": len(task.train[: settings.train_items]), "exact_match": scores,
-            "curve": trained.curve,
+            **run.record(), "settings_hash": identity, "settings": asdict(settings), "steps": trained.tuned.steps,
+            "tokens": trained.tuned.tokens, "seconds": round(trained.tuned.seconds, 1),
+            "peak_bytes": trained.tuned.peak_bytes, "bytes": path.stat().st_size, "small_sha256": small_sha256,
+            "train_items": len(task.train[: settings.train_items]), "metric": task.spec.metric, "scores": scores,
+            "curve": trained.tuned.curve,
         }  # fmt: skip
         write_records(run.out, records)
     measure_evidence(run, small=small, tokenizer=tokenizer, items=min_items(experts))
@@ -242,15 +254,24 @@ def measure_evidence(run: Run, *, small: Any, tokenizer: Any, items: int | None)
 
 
 def train(
-    what: str, run: Run, *, heal_settings: HealSettings | None = None, experts: Sequence[ExpertSettings] = ()
-) -> bool:
-    """Train `small`, `expert` (those in `experts`) or `all`; True when everything asked for is done.
+    what: str, run: Run, *, heal_settings: HealSettings | None = None, experts: Sequence[ExpertSettings] = (),
+    bounds: TuneSettings | None = None,
+) -> bool:  # fmt: skip
+    """Train `small`, `expert` (those in `experts`), `bounds`, `predictor`, or `all` but the predictor.
+
+    True when everything asked for is done.
 
     Raises `MissingFileError` when experts are asked for and there is no small model in `run.out`.
     """
+    if what == "predictor":
+        train_predictor(run, [expert.task for expert in experts])
+        return True
     large, tokenizer = load_teacher(run)
     if what in ("small", "all") and not train_small(run, heal_settings or HealSettings(), large=large, tokenizer=tokenizer):
         return False
     if what in ("expert", "all"):
         train_experts(run, experts, large=large, tokenizer=tokenizer)
+    if what in ("bounds", "all"):
+        names = [expert.task for expert in experts]
+        train_bounds(run, bounds or TuneSettings(), names, large=large, tokenizer=tokenizer)
     return True

@@ -1,0 +1,169 @@
+"""Weights by regression: a small network that maps cheap numbers of a step to the weight that `exact` finds.
+
+The objective J depends on the step only through the cumulant function A and both targets (kl.py). A few numbers say
+most of it: the targets f and g, the first three cumulants of the change d under the large model, how sure the large
+model is, and how far its choice and the changed one agree. All of them come with the step itself, so a predicted
+weight costs no further sum over the vocabulary. `read_features` makes the numbers, `Predictor` is the network, and
+`fit_predictor` trains one; the shipped one is data/predictor.json, with its measured error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fusionlab.errors import CorruptFileError, MissingFileError
+from fusionlab.kl import Array, Step
+
+FEATURES = (
+    "log_target_forward",  # log(kappa f)
+    "log_target_reverse",  # log(kappa g)
+    "log_scale",  # log kappa
+    "mean",  # E_P[d]
+    "log_variance",  # log Var_P(d)
+    "skewness",  # cube root of the third central moment of d under P
+    "entropy",  # H(P)
+    "log_top",  # log of the largest probability under P
+    "log_changed_top",  # log P of the token that log P + d prefers
+    "change_of_top",  # d of P's own choice
+    "change_of_changed_top",  # d of the token that log P + d prefers
+)
+LARGEST_WEIGHT = 2.0  # the paper's, and that of the weights it was fitted to
+_TINY = 1e-9
+FILE = "predictor.json"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network of two hidden layers on standardised features; weights within (0, LARGEST_WEIGHT).
+
+    centre, spread: (F,); layers: pairs of (outputs, inputs) matrix and (outputs,) bias.
+    """
+
+    centre: Array
+    spread: Array
+    layers: tuple[tuple[Array, Array], ...]
+
+    def __call__(self, features: Array) -> Array:
+        """features: (..., F) as `read_features` orders them -> weights (...)."""
+        values = np.clip((features - self.centre) / self.spread, -8, 8)
+        for matrix, bias in self.layers[:-1]:
+            values = np.tanh(values @ matrix.T + bias)
+        matrix, bias = self.layers[-1]
+        return LARGEST_WEIGHT / (1 + np.exp(-(values @ matrix.T + bias)[..., 0]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values, numbers to six significant digits."""
+
+        def plain(values: Array) -> Any:
+            return [plain(row) for row in values] if values.ndim > 1 else [float(f"{value:.6g}") for value in values]
+
+        return {
+            "features": list(FEATURES),
+            "centre": plain(self.centre),
+            "spread": plain(self.spread),
+            "layers": [[plain(matrix), plain(bias)] for matrix, bias in self.layers],
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Predictor:
+        """What `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        if list(record["features"]) != list(FEATURES):
+            raise ValueError(f"features are {record['features']}, this version reads {list(FEATURES)}")
+        layers = tuple(
+            (np.asarray(matrix, dtype=float), np.asarray(bias, dtype=float)) for matrix, bias in record["layers"]
+        )
+        return cls(np.asarray(record["centre"], dtype=float), np.asarray(record["spread"], dtype=float), layers)
+
+
+def read_features(step: Step, *, scale: float) -> Array:
+    """The features of each expert at each row: (E, B, F) float64 on the host."""
+    log_p, deltas = step.log_p, step.deltas
+    mean, variance = step.start[:, :, 1], step.start[:, :, 2]
+    p = log_p.exp()
+    entropy = torch.special.entr(p).sum(-1).expand(deltas.shape[:2])
+    top_value, top = log_p.max(-1)
+    centred = deltas - torch.from_numpy(mean).to(deltas)[:, :, None]
+    third = (centred.pow_(3).mul_(p)).sum(-1)
+    changed = (log_p + deltas).argmax(-1)  # (E, B)
+    at_top = deltas.gather(-1, top.expand(deltas.shape[:2])[..., None])[..., 0]
+    at_changed = deltas.gather(-1, changed[..., None])[..., 0]
+    changed_value = log_p.expand(deltas.shape).gather(-1, changed[..., None])[..., 0]
+    measured = [third, entropy, top_value.expand(deltas.shape[:2]), changed_value, at_top, at_changed]
+    cubes, surprise, log_top, log_changed, of_top, of_changed = (np.asarray(each.double().cpu()) for each in measured)
+    return np.stack(
+        [
+            np.log(scale * step.target_forward + _TINY),
+            np.log(scale * step.target_reverse + _TINY),
+            np.full_like(mean, np.log(scale)),
+            mean,
+            np.log(variance + _TINY),
+            np.cbrt(cubes),
+            surprise,
+            log_top,
+            log_changed,
+            of_top,
+            of_changed,
+        ],
+        axis=-1,
+    )
+
+
+@lru_cache(maxsize=1)
+def load_predictor() -> Predictor:
+    """The predictor that ships in data/. Raises MissingFileError, CorruptFileError."""
+    path = Path(str(resources.files("fusionlab_data"))) / FILE
+    if not path.is_file():
+        raise MissingFileError(f"{path} is missing", remedy="install fusionlab again, or run `fusionlab train predictor`")
+    try:
+        return Predictor.from_dict(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(f"{path} is not a predictor: {error}", remedy="restore it (git checkout)") from error
+
+
+def fit_predictor(
+    features: Array,
+    weights: Array,
+    *,
+    hidden: Sequence[int] = (32, 32),
+    steps: int = 4000,
+    batch: int = 1024,
+    seed: int = 0,
+) -> Predictor:
+    """Fit a predictor to the weights of `exact`: features (n, F), weights (n,) in [0, LARGEST_WEIGHT].
+
+    Minimised: the mean absolute error, which leaves the rare steps with two far minima to be wrong on.
+    """
+    torch.manual_seed(seed)
+    spread = features.std(0) + _TINY
+    centre = features.mean(0)
+    x = torch.from_numpy(np.clip((features - centre) / spread, -8, 8)).float()
+    y = torch.from_numpy(weights).float()
+    sizes = [x.shape[1], *hidden, 1]
+    linears = [torch.nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
+    parameters = [parameter for linear in linears for parameter in linear.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    with torch.enable_grad():
+        for _ in range(steps):
+            rows = torch.randint(len(x), (batch,))
+            values = x[rows]
+            for linear in linears[:-1]:
+                values = torch.tanh(linear(values))
+            predicted = LARGEST_WEIGHT * torch.sigmoid(linears[-1](values)[:, 0])
+            loss = (predicted - y[rows]).abs().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    layers = tuple((linear.weight.detach().double().numpy(), linear.bias.detach().double().numpy()) for linear in linears)
+    return Predictor(centre, spread, layers)
