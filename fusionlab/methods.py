@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fusionlab.constraint import KLConstraint
-from fusionlab.errors import ConstraintError, UnknownNameError
+from fusionlab.errors import ConstraintError, FusionError, UnknownNameError
 
 NO_EXPERT, OWN_EXPERT, ALL_EXPERTS, MERGED_EXPERT = "none", "own", "all", "merged"
 EXPERT_CHOICES = (OWN_EXPERT, ALL_EXPERTS, MERGED_EXPERT)
@@ -120,21 +120,33 @@ def change_field(method: Method, change: str, *, name: str) -> Method:
 def choose_methods(names: Sequence[str]) -> list[str]:
     """The names, each once and checked; ["all"] is every method of the table that can run here.
 
-    Raises UnknownNameError for a name that is not known, or whose solver is not.
+    Raises UnknownNameError for a name that is not known, or whose solver is not; MissingFileError for a solver whose
+    data is not there.
     """
-    from fusionlab.solvers import SOLVERS  # torch
-
-    def has_solver(method: Method) -> bool:
-        return method.solver is None or method.solver in SOLVERS
-
-    runnable = [name for name, method in METHODS.items() if has_solver(method)]
+    faults = {solver: find_fault(solver) for solver in {method.solver for method in METHODS.values()}}
+    runnable = [name for name, method in METHODS.items() if faults[method.solver] is None]
     if list(names) == ["all"]:
         return runnable
     for name in names:
-        method = find_method(name)
-        if not has_solver(method):
-            raise UnknownNameError(
-                f"method {name!r} needs the solver {method.solver!r}, which this version does not have",
-                remedy=f"known: {', '.join(runnable)}",
-            )
+        fault = faults[find_method(name).solver]
+        if isinstance(fault, UnknownNameError):
+            raise UnknownNameError(f"method {name!r}: {fault.message}", remedy=f"known: {', '.join(runnable)}")
+        if fault is not None:
+            raise fault
     return list(dict.fromkeys(names))
+
+
+def find_fault(solver: str | None) -> FusionError | None:
+    """Why a solver cannot run here, tried on one token of two, or None."""
+    import torch
+
+    from fusionlab.solvers import solve
+
+    if solver is None:
+        return None
+    even = torch.full((1, 2), 0.5).log()
+    try:
+        solve(even, even, even[None], method=solver)
+    except FusionError as error:
+        return error
+    return None

@@ -102,7 +102,7 @@ def test_shots_that_one_of_several_tasks_cannot_give_are_left_out_with_a_note() 
 def test_a_method_whose_solver_is_missing_is_unknown_and_not_part_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table may name a solver that this version does not have yet."""
     monkeypatch.setitem(METHODS, "oracle", replace(METHODS["dynamic"], solver="oracle"))
-    with pytest.raises(UnknownNameError, match="solver 'oracle'.*known: large"):
+    with pytest.raises(UnknownNameError, match="method 'oracle': unknown method 'oracle'; known: large"):
         choose_methods(["oracle"])
     assert "oracle" not in choose_methods(["all"]) and "dynamic" in choose_methods(["all"])
 
