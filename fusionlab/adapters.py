@@ -246,7 +246,7 @@ class SharedBackbone:
                 f"no adapter {name!r} on the backbone", remedy=f"known: {', '.join(self.names) or 'none'}"
             )
         pairs = ((module, stack.factors[self.names.index(name)]) for module, stack in self._layers.items())
-        return Adapter(name, {module: (*pair, 1.0) for module, pair in pairs if pair is not None})
+        return Adapter(name, {module: (pair[0].T, pair[1].T, 1.0) for module, pair in pairs if pair is not None})
 
     def select(self, names: Sequence[str], *, with_small: bool = True) -> None:
         """Declare whose row blocks the coming forwards hold, the small model's first unless told otherwise."""

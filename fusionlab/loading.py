@@ -30,7 +30,7 @@ from fusionlab.models import (
     share_embeddings,
     with_id,
 )
-from fusionlab.prompts import Prompt, check_lengths, encode_prompt, prompt_text
+from fusionlab.prompts import Prompt, check_lengths, encode_prompts, prompt_text
 from fusionlab.team import Expert, Team
 
 Say = Callable[[str], None]
@@ -103,7 +103,7 @@ def check_prompt_fits(
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError):
         return
-    check_lengths([len(encode_prompt(prompt, tokenizer, fallback=tokenizer))], new_tokens, context)
+    check_lengths([len(ids) for ids in encode_prompts([prompt], tokenizer, fallback=tokenizer)], new_tokens, context)
 
 
 # -- the embedded team ---------------------------------------------------------------------------

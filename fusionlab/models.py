@@ -209,8 +209,20 @@ def load_model(source: ModelSource, *, say: Callable[[str], None] = lambda line:
     if dequantizes_at_load(source):
         say(f"{source.id}: 4-bit weights expanded once to {source.dtype}: this CPU has no fast 4-bit product")
         model = model.dequantize(dtype=model_dtype(source))
+    elif source.quantization == "nf4" and model.device.type == "cpu" and not fits_packed_blocks(model):
+        say(f"{source.id}: 4-bit weights expanded once to {source.dtype}: the fast 4-bit product needs layers of 64 x 32")
+        model = model.dequantize(dtype=model_dtype(source))
     tokenizer.padding_side = "left"
     return LoadedModel(model.eval(), tokenizer, source, revision_of(folder))
+
+
+def fits_packed_blocks(model: Any) -> bool:
+    """Whether every 4-bit layer has the multiples of inputs and outputs that bitsandbytes' CPU kernel repacks.
+
+    On CPUs with AVX512-BF16 it repacks at the first forward, and fails on other shapes.
+    """
+    shapes = [(layer.in_features, layer.out_features) for layer in model.modules() if type(layer).__name__ == "Linear4bit"]
+    return all(inputs % 64 == 0 and outputs % 32 == 0 for inputs, outputs in shapes)
 
 
 def model_dtype(source: ModelSource) -> torch.dtype:
