@@ -135,8 +135,8 @@ def merge_adapters(adapters: Sequence[Adapter], weights: Sequence[float], name: 
     for module in dict.fromkeys(module for adapter in adapters for module in adapter.changes):
         parts = [(*adapter.changes[module], weight) for adapter, weight in zip(adapters, weights, strict=True)
                  if module in adapter.changes]  # fmt: skip
-        down = torch.cat([down for down, _, _, _ in parts])
-        up = torch.cat([up * (scaling * weight) for _, up, scaling, weight in parts], dim=1)
+        down = torch.cat([down.float() for down, _, _, _ in parts])
+        up = torch.cat([up.float() * (scaling * weight) for _, up, scaling, weight in parts], dim=1)
         changes[module] = (down, up, 1.0)
     return Adapter(name, changes)
 
@@ -240,13 +240,18 @@ class SharedBackbone:
             stack.factors += [None] * (len(self.names) - len(stack.factors))
 
     def adapter(self, name: str) -> Adapter:
-        """The changes of an expert on the backbone, its scaling folded into them. Raises `UnknownNameError`."""
+        """The changes of an expert as the backbone runs them: in its dtype, the scaling folded into `up`.
+
+        Raises `UnknownNameError`.
+        """
         if name not in self.names:
             raise UnknownNameError(
                 f"no adapter {name!r} on the backbone", remedy=f"known: {', '.join(self.names) or 'none'}"
             )
+        dtype = self.model.dtype  # factors keep their own until the first forward
         pairs = ((module, stack.factors[self.names.index(name)]) for module, stack in self._layers.items())
-        return Adapter(name, {module: (pair[0].T, pair[1].T, 1.0) for module, pair in pairs if pair is not None})
+        return Adapter(name, {module: (pair[0].T.to(dtype), pair[1].T.to(dtype), 1.0)
+                              for module, pair in pairs if pair is not None})  # fmt: skip
 
     def select(self, names: Sequence[str], *, with_small: bool = True) -> None:
         """Declare whose row blocks the coming forwards hold, the small model's first unless told otherwise."""

@@ -28,7 +28,11 @@ _ABOUT = b"fusionlab"  # key of the file's metadata
 
 @dataclass(frozen=True)
 class Cell:
-    """What is asked, how, and of whom. seed draws the example shots; experts: those that the method may use."""
+    """What is asked, how, and of whom.
+
+    seed: draws the example shots. order: 0 leaves them as drawn, n puts them in the order of seed n. experts: those
+    that the method may use.
+    """
 
     task: str
     method: str
@@ -36,16 +40,23 @@ class Cell:
     phrasing: int = 0
     seed: int = 0
     experts: tuple[str, ...] = ()
+    order: int = 0
 
     def path(self, folder: Path) -> Path:
         """Where its rows lie: a readable name, made one of its kind by a hash."""
         parts = f"{self.task}.{self.method}.shots{self.shots}.phrasing{self.phrasing}.seed{self.seed}"
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        fields = asdict(self)
+        if self.order:
+            parts += f".order{self.order}"
+        else:
+            del fields["order"]
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
         return folder / "cells" / f"{re.sub(r'[^A-Za-z0-9_.=-]', '_', parts)[:120]}.{digest}.parquet"
 
     def __str__(self) -> str:
         asked = f"{self.shots}-shot" + (f" phrasing {self.phrasing}" if self.phrasing else "")
-        return f"{self.task} {self.method} {asked}" + (f" seed {self.seed}" if self.seed else "")
+        asked += (f" seed {self.seed}" if self.seed else "") + (f" order {self.order}" if self.order else "")
+        return f"{self.task} {self.method} {asked}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,7 @@ class AnswerRow:
     fusionlab: str  # versions
     torch: str
     transformers: str
+    order: int = 0  # of the example shots; 0: as drawn
 
 
 _TYPES = {"int": "int64", "float": "float64", "bool": "bool", "str": "string", "str | None": "string"}

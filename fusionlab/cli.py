@@ -135,6 +135,7 @@ def evaluate(
     shots: Annotated[str, typer.Option(help="Solved examples in the prompt, comma-separated counts.")] = "0",
     phrasings: Annotated[str, typer.Option(help="Comma-separated numbers of a task's phrasings.")] = "0",
     seeds: Annotated[str, typer.Option(help="Seeds that the examples are drawn with, comma-separated.")] = "0",
+    orders: Annotated[str, typer.Option(help="Orders of the examples, comma-separated; 0: as drawn, others: seeds.")] = "0",
     experts: Annotated[list[str] | None, typer.Option(help="Comma-separated: which experts the methods for several may "
                                                            "use. Repeat it for more sets; default: all.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task; default: the whole test split.")] = None,
@@ -152,7 +153,7 @@ def evaluate(
     device: DeviceOption = "cpu",
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
-    """Answer tasks by methods and score them: tasks x methods x shots x phrasings x seeds, resumable."""
+    """Answer tasks by methods and score them: tasks x methods x shots x phrasings x seeds x orders, resumable."""
     from fusionlab.cells import rescore_folder
     from fusionlab.scores import read_records, save_table, summarise, to_markdown
 
@@ -161,24 +162,24 @@ def evaluate(
     folder = out if rescore is None else rescore
     if rescore is None:
         from fusionlab.bench import check_device
-        from fusionlab.evaluate import Evaluator, plan_cells
+        from fusionlab.evaluate import Asking, Evaluator, plan_cells
         from fusionlab.methods import choose_methods
         from fusionlab.tasks import TASKS, load_task
 
         check_device(device)
         names = choose_methods(split_names(methods))
-        sources = {load_task(name).name: name for name in (TASKS if tasks == "all" else split_names(tasks))}
-        loaded = {name: load_task(source) for name, source in sources.items()}
-        counts, forms, draws = (split_numbers(text, option) for text, option in
-                                ((shots, "--shots"), (phrasings, "--phrasings"), (seeds, "--seeds")))  # fmt: skip
+        by_source = {source: load_task(source) for source in (TASKS if tasks == "all" else split_names(tasks))}
+        loaded = {task.name: task for task in by_source.values()}
+        asking = Asking(split_numbers(shots, "--shots"), split_numbers(phrasings, "--phrasings"),
+                        split_numbers(seeds, "--seeds"), split_numbers(orders, "--orders"))  # fmt: skip
         subsets = [split_names(subset) for subset in experts or []]
-        plan_cells(list(loaded.values()), names, experts=[], shots=counts, phrasings=forms)  # faults, before models load
+        cells, notes = plan_cells(list(loaded.values()), names, experts=expert_names(team_experts, large), subsets=subsets,
+                                  asking=asking)  # fmt: skip
         check_writable(folder / "table.md")
         team = load(large, small, team_experts, quantization, device, dtype)
-        cells, notes = plan_cells(list(loaded.values()), names, experts=list(team.experts), subsets=subsets, shots=counts,
-                                  phrasings=forms, seeds=draws)  # fmt: skip
         evaluator = Evaluator(team, loaded, folder=folder, limit=limit, batch_size=batch_size, fresh=fresh,
-                              sources=sources, say=lambda line: typer.echo(line, err=True))  # fmt: skip
+                              sources={task.name: source for source, task in by_source.items()},
+                              say=lambda line: typer.echo(line, err=True))  # fmt: skip
         rows = run_with_bar(evaluator, cells)
         for note in notes:
             typer.echo(note, err=True)
@@ -302,6 +303,15 @@ def choose_sampling(temperature: float, top_p: float) -> Sampling:
             f"--top-p {top_p:g} does nothing at temperature 0, which is greedy", remedy="pass --temperature too, e.g. 0.8"
         )
     return drawn if temperature else Sampling()
+
+
+def expert_names(experts: str | None, large: str | None) -> list[str]:
+    """The names of the experts that `load` will load."""
+    from fusionlab.embedded import shipped_experts
+
+    if experts is None:
+        return [] if large is not None else list(shipped_experts())
+    return [] if experts == "none" else [entry.partition("=")[0] for entry in split_names(experts)]
 
 
 def split_names(text: str) -> list[str]:

@@ -7,9 +7,11 @@ batch. `methods` says what a method is, `cells` how rows are stored, `scores` wh
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from fusionlab import __version__
 from fusionlab.adapters import merge_adapters
 from fusionlab.baselines import generate_alone
 from fusionlab.cells import AnswerRow, Cell, Say, as_frame, resume_cell, write_cell
-from fusionlab.errors import ModelError, NotEnoughMemoryError, UnknownNameError
+from fusionlab.errors import ModelError, NotEnoughMemoryError, TaskError, UnknownNameError
 from fusionlab.methods import ALL_EXPERTS, MERGED_EXPERT, OWN_EXPERT, Method, find_method
 from fusionlab.nf4 import sha256_of_tensors
 from fusionlab.tasks import Item, Task
@@ -34,32 +36,71 @@ Progress = Callable[[Cell, int], object]
 """Called with the cell that is running and how many items were just stored."""
 
 
+@dataclass(frozen=True)
+class Asking:
+    """The ways in which tasks are asked: every combination is one; see `cells.Cell` for what the numbers mean."""
+
+    shots: Sequence[int] = (0,)
+    phrasings: Sequence[int] = (0,)
+    seeds: Sequence[int] = (0,)
+    orders: Sequence[int] = (0,)
+
+    def ways(self, task: Task, notes: dict[str, None]) -> dict[tuple[int, int, int, int], None]:
+        """(shots, phrasing, seed, order) that differ and that the task knows; a note for what it does not."""
+        known: dict[tuple[int, int, int, int], None] = {}
+        for shots, phrasing in itertools.product(self.shots, self.phrasings):
+            fault = find_fault(task, shots=shots, phrasing=phrasing)
+            if fault is not None:
+                notes[f"{fault.message}; left out"] = None
+                continue
+            draws = itertools.product(self.seeds if shots else (0,), self.orders if shots > 1 else (0,))
+            known |= {(shots, phrasing, seed, order): None for seed, order in draws}
+        return known
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Raise the TaskError of the first number of shots or phrasing that no task knows."""
+        for options in ([{"shots": count} for count in self.shots], [{"phrasing": form} for form in self.phrasings]):
+            for option in options:
+                faults = [fault for task in tasks if (fault := find_fault(task, **option)) is not None]
+                if faults and len(faults) == len(tasks):
+                    raise faults[0]
+
+
+def find_fault(task: Task, **asked: int) -> TaskError | None:
+    """Why the task cannot be asked so, or None."""
+    try:
+        task.prompt(task.test[0], **asked)
+    except TaskError as error:
+        return error
+    return None
+
+
+PLAINLY = Asking()
+
+
 def plan_cells(
     tasks: Sequence[Task], methods: Sequence[str], *, experts: Sequence[str], subsets: Sequence[Sequence[str]] = (),
-    shots: Sequence[int] = (0,), phrasings: Sequence[int] = (0,), seeds: Sequence[int] = (0,),
+    asking: Asking = PLAINLY,
 ) -> tuple[list[Cell], list[str]]:  # fmt: skip
-    """Every cell of tasks x methods x shots x phrasings x seeds, and a note for each that does not apply.
+    """Every cell of tasks x methods x ways of asking, and a note for each that does not apply.
 
     experts: the team's. subsets: which of them the methods for several experts may use, one cell each (default: all).
-    Raises UnknownNameError, TaskError for shots or a phrasing that a task does not have.
+    Raises UnknownNameError, TaskError for shots or a phrasing that no task has.
     """
-    cells: dict[Cell, None] = {}
-    notes: dict[str, None] = {}
     for name in (name for subset in subsets for name in subset):
         if name not in experts:
             raise UnknownNameError(f"unknown expert {name!r}", remedy=f"known: {', '.join(experts) or 'none'}")
+    asking.check(tasks)
+    cells: dict[Cell, None] = {}
+    notes: dict[str, None] = {}
     for task in tasks:
-        for count in shots:
-            for phrasing in phrasings:
-                task.prompt(task.test[0], shots=count, phrasing=phrasing)
+        ways = asking.ways(task, notes)
         for name in methods:
             choices = choose_expert_sets(find_method(name), task.name, experts, subsets)
             if not choices:
                 notes[f"{task.name}: {name} is left out, as no expert of the team is trained on {task.name}"] = None
-            cells |= {
-                Cell(task.name, name, count, phrasing, seed if count else 0, chosen): None
-                for count in shots for phrasing in phrasings for seed in seeds for chosen in choices
-            }  # fmt: skip
+            for (shots, phrasing, seed, order), chosen in itertools.product(ways, choices):
+                cells[Cell(task.name, name, shots, phrasing, seed, chosen, order)] = None
     return list(cells), list(notes)
 
 
@@ -147,9 +188,9 @@ class Evaluator:
         weights = json.dumps(self.describe(cell)["weights"], sort_keys=True)
         constant: dict[str, Any] = {
             "task": cell.task, "method": cell.method, "shots": cell.shots, "phrasing": cell.phrasing, "seed": cell.seed,
-            "experts": "+".join(cell.experts), "metric": task.spec.metric, "seen": task.name in self.team.experts,
-            "seconds": seconds, "device": str(self.team.large.model.device), "fusionlab": __version__,
-            "torch": torch.__version__, "transformers": version("transformers"),
+            "order": cell.order, "experts": "+".join(cell.experts), "metric": task.spec.metric,
+            "seen": task.name in self.team.experts, "seconds": seconds, "device": str(self.team.large.model.device),
+            "fusionlab": __version__, "torch": torch.__version__, "transformers": version("transformers"),
             "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "task_sha256": self._task_sha256s[task.name],
         }  # fmt: skip
         asked = cell.phrasing  # a letter is an answer only where letters were shown
@@ -189,11 +230,13 @@ class Evaluator:
 
     def prompts(self, cell: Cell) -> dict[str, str]:
         """Item id -> the text that asks it, made once for all methods."""
-        key = (cell.task, cell.shots, cell.phrasing, cell.seed)
+        key = (cell.task, cell.shots, cell.phrasing, cell.seed, cell.order)
         if key not in self._prompts:
             task = self.tasks[cell.task]
             self._prompts[key] = {
-                item.id: task.prompt(item, shots=cell.shots, seed=cell.seed, phrasing=cell.phrasing)
+                item.id: task.prompt(
+                    item, shots=cell.shots, seed=cell.seed, phrasing=cell.phrasing, order_seed=cell.order or None
+                )
                 for item in self.items[cell.task]
             }
         return self._prompts[key]

@@ -30,7 +30,7 @@ RECORDED = {  # key of the record file -> label
 }
 UPPER_BOUND = "large-full"
 AVERAGE = "average"  # the "task" of rows that average over the seen tasks
-_CELL = ["task", "method", "shots", "phrasing", "seed", "experts"]
+_CELL = ["task", "method", "shots", "phrasing", "seed", "order", "experts"]
 _RESAMPLES, _SEED = 9_999, 20_240_622
 
 
@@ -60,8 +60,8 @@ def summarise(rows: pd.DataFrame, recorded: Mapping[str, Any] | None = None) -> 
     """One row per cell, then per average over the seen tasks, then per recorded score.
 
     rows: `cells.AnswerRow`s. recorded: what `read_records` gives. Columns: task, method, label, shots, phrasing, seed,
-    experts, n, metric, value, standard_error; for each of large, expert and proxy: `<name>_difference`, `_low`, `_high`,
-    `_n` (items in common); share_of_full (percent of the recorded full fine-tuning; in average rows that of both
+    order, experts, n, metric, value, standard_error; for each of large, expert and proxy: `<name>_difference`, `_low`,
+    `_high`, `_n` (items in common); share_of_full (percent of the recorded full fine-tuning; in average rows that of both
     averages, and mean_share_of_full the mean of the tasks' shares), seconds_per_1000, no_answer, recorded.
     """
     import pandas
@@ -112,9 +112,9 @@ def standard_error(scores: pd.Series) -> float:
 
 def reference_cell(key: tuple[Any, ...], method: str, cells: Mapping[tuple[Any, ...], Any]) -> tuple[Any, ...] | None:
     """The cell of `method` on the same task: asked the same way, else 0-shot in the same phrasing, else plainly."""
-    task, own, shots, phrasing, seed, _ = key
+    task, own, shots, phrasing, seed, order, _ = key
     experts = task if method != LARGE else ""
-    for asked in ((shots, phrasing, seed), (0, phrasing, 0), (0, 0, 0)):
+    for asked in ((shots, phrasing, seed, order), (0, phrasing, 0, 0), (0, 0, 0, 0)):
         candidate = (task, method, *asked, experts)
         if candidate in cells:
             return None if own == method and candidate == key else candidate
@@ -148,7 +148,7 @@ def average_cells(
         return []
     by_way: dict[tuple[Any, ...], dict[str, tuple[Any, ...]]] = {}
     for key in cells:
-        way = (*key[1:5], "own" if key[5] == key[0] else key[5])
+        way = (*key[1:6], "own" if key[6] == key[0] else key[6])
         by_way.setdefault(way, {})[key[0]] = key
     lines = []
     for way, keys in by_way.items():
@@ -183,7 +183,7 @@ def seen_tasks(rows: pd.DataFrame) -> list[str]:
 
 def label_of(key: tuple[Any, ...]) -> str:
     """The method's words, and which experts it had where that was not its own one."""
-    _, method, _, _, _, experts = key
+    method, experts = key[1], key[-1]
     several = find_method(method).experts not in ("none", "own")
     return find_method(method).label + (f" [{experts.replace('+', ' + ')}]" if several else "")
 
@@ -232,7 +232,7 @@ def recorded_lines(recorded: Mapping[str, Any], tasks: Sequence[str], seen: Sequ
     """The record file's scores as lines of the table, and their average where every seen task has one."""
     lines = []
     for name, scores in recorded.items():
-        common = {"method": name, "label": RECORDED.get(name, name), "phrasing": 0, "seed": 0, "experts": ""}
+        common = {"method": name, "label": RECORDED.get(name, name), "phrasing": 0, "seed": 0, "order": 0, "experts": ""}
         for task in (task for task in tasks if task in scores):
             score = scores[task]
             lines.append(common | {
@@ -280,7 +280,8 @@ def write_line(line: Mapping[str, Any]) -> list[str]:
     error = number(line["standard_error"], ".1f")
     return [
         line["label"] + (" (recorded)" if line["recorded"] else ""),
-        f"{line['shots']:.0f}" + (f" (seed {line['seed']:.0f})" if line["seed"] else ""), f"{line['phrasing']:.0f}",
+        f"{line['shots']:.0f}" + "".join(f", {name} {line[name]:.0f}" for name in ("seed", "order") if line[name]),
+        f"{line['phrasing']:.0f}",
         number(line["n"], ".0f"), f"{line['value']:.1f}" + (f" ± {error}" if error else ""),
         *map(difference, REFERENCES), number(line["share_of_full"], ".1f"),
         number(line.get("seconds_per_1000"), ".0f"), number(line.get("no_answer"), ".0f"),

@@ -9,6 +9,7 @@ from tiny_team import make_adapter, make_model, make_team
 from fusionlab.adapters import merge_adapters
 from fusionlab.baselines import generate_alone
 from fusionlab.errors import ModelError, UnknownNameError
+from fusionlab.evaluate import sha256_of_member
 
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w10 w11"]
 
@@ -60,3 +61,15 @@ def test_what_cannot_be_merged_is_refused() -> None:
         merge_adapters([team.backbone.adapter("a")], [1.0, 2.0], "x")
     with pytest.raises(UnknownNameError, match="'c'.*known: a, b"):
         team.backbone.adapter("c")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_expert_is_the_same_before_and_after_it_ran(dtype: torch.dtype) -> None:
+    """The first forward stacks factors and casts them; what an evaluation calls these weights must not change then."""
+    team = make_team()
+    team.large.model.to(dtype)
+    team.small.model.to(dtype)
+    before = sha256_of_member(team, "a")
+    team.generate(PROMPTS, experts=["b", "a"], max_new_tokens=2, trace=None)
+    assert sha256_of_member(team, "a") == before
+    assert sha256_of_member(team, "b") != before

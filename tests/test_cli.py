@@ -71,6 +71,9 @@ FAULTS: dict[str, tuple[list[str], list[str]]] = {  # arguments, and what the se
     "evaluate, unknown task": (
         ["evaluate", "--tasks", "poetry", "--out", "{folder}/x"], ["poetry", "math", "trivia"],
     ),
+    "evaluate, unknown expert": (
+        ["evaluate", "--methods", "evidence", "--experts", "maths", "--out", "{folder}/x"], ["'maths'", "math, trivia"],
+    ),
     "evaluate, unknown field": (
         ["evaluate", "--methods", "dynamic:scal=2", "--out", "{folder}/x"], ["'scal=2'", "scale", "budget"],
     ),

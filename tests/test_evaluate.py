@@ -20,7 +20,7 @@ from tiny_team import make_team
 
 from fusionlab.cells import Cell, read_cell, read_rows, rescore_folder, write_cell
 from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, ModelError, TaskError, UnknownNameError
-from fusionlab.evaluate import Evaluator, plan_cells
+from fusionlab.evaluate import Asking, Evaluator, plan_cells
 from fusionlab.methods import METHODS, choose_methods, find_method
 from fusionlab.tasks import Task
 
@@ -70,23 +70,33 @@ def test_methods_that_need_an_own_expert_are_left_out_of_an_unseen_task_with_a_n
 
 
 def test_subsets_of_experts_are_cells_of_their_own_and_seeds_count_only_with_shots() -> None:
-    """What adding an expert does is asked by subsets; without examples a seed draws nothing."""
+    """What adding an expert does is asked by subsets; without examples a seed draws nothing, and one has no order."""
+    asking = Asking(shots=[0, 1, 2], seeds=[0, 1], orders=[0, 5])
     cells, _ = plan_cells([make_task("a")], ["evidence", "expert"], experts=["a", "b"], subsets=[["b"], ["b", "a"]],
-                          shots=[0, 2], seeds=[0, 1])  # fmt: skip
+                          asking=asking)  # fmt: skip
     assert {cell.experts for cell in cells if cell.method == "evidence"} == {("b",), ("a", "b")}
-    assert {(cell.shots, cell.seed) for cell in cells if cell.method == "expert"} == {(0, 0), (2, 0), (2, 1)}
-    assert len(cells) == len(set(cells)) == 9
+    ways = {(0, 0, 0), (1, 0, 0), (1, 1, 0), (2, 0, 0), (2, 1, 0), (2, 0, 5), (2, 1, 5)}
+    assert {(cell.shots, cell.seed, cell.order) for cell in cells if cell.method == "expert"} == ways
+    assert len(cells) == len({cell.path(Path()) for cell in cells}) == 21
 
 
 @pytest.mark.parametrize(
     ("options", "fault"),
     [({"methods": ["dynamo"]}, "did you mean 'dynamic'"), ({"subsets": [["x"]]}, "unknown expert 'x'; known: a, b"),
-     ({"phrasings": [2]}, "no phrasing 2"), ({"shots": [9]}, "9 shots asked for")],
+     ({"asking": Asking(phrasings=[0, 2])}, "no phrasing 2"), ({"asking": Asking(shots=[0, 9])}, "9 shots asked for")],
 )  # fmt: skip
 def test_a_plan_that_cannot_run_is_refused(options: dict[str, Any], fault: str) -> None:
     """Hours of work must not end at a cell that could not have run."""
     with pytest.raises(FusionError, match=fault):
         plan_cells([make_task("a")], **{"methods": ["large"], "experts": ["a", "b"], **options})
+
+
+def test_shots_that_one_of_several_tasks_cannot_give_are_left_out_with_a_note() -> None:
+    """`--tasks all --shots 0,5` must not fail because summaries have room for fewer."""
+    tasks = [make_task("a", train=4), make_task("b", train=2)]
+    cells, notes = plan_cells(tasks, ["large"], experts=["a", "b"], asking=Asking(shots=[0, 3]))
+    assert [(cell.task, cell.shots) for cell in cells] == [("a", 0), ("a", 3), ("b", 0)]
+    assert len(notes) == 1 and notes[0].startswith("task 'b': 3 shots asked for") and notes[0].endswith("left out")
 
 
 def test_a_method_whose_solver_is_missing_is_unknown_and_not_part_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +124,7 @@ def test_fields_of_a_method_are_part_of_its_name() -> None:
 def test_rows_are_what_the_team_writes(method: str, tmp_path: Path) -> None:
     """Batches, order and storage must not change an answer: each item equals the team asked for it alone."""
     task, team = make_task("a"), make_team()
-    cells, _ = plan_cells([task], [method], experts=["a", "b"], shots=[0, 2], seeds=[1])
+    cells, _ = plan_cells([task], [method], experts=["a", "b"], asking=Asking(shots=[0, 2], seeds=[1], orders=[3]))
     rows, _ = evaluate(tmp_path, cells, team=team, task=task)
     assert len(rows) == 14 and set(rows["item"]) == {item.id for item in task.test}
     one_by_one, _ = evaluate(tmp_path / "single", cells, team=team, task=task, batch_size=1)
