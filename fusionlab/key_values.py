@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-BLOCK = 64  # tokens that a layer gets room for at a time
+BLOCK = 32  # tokens that a layer gets room for at a time
 
 
 class GrowingLayer(DynamicLayer):
@@ -21,6 +21,9 @@ class GrowingLayer(DynamicLayer):
 
     What `update` returned before stays valid until the layer is cropped and written again.
     """
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -34,9 +37,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def append_tokens(
-    room: torch.Tensor | None, held: torch.Tensor, new: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def append_tokens(room: torch.Tensor | None, held: torch.Tensor, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Write `new` behind `held`, in place where `held` lies in `room` and the room is large enough.
 
     Returns the room and the view of all its tokens. Rows that were picked or repeated lie elsewhere: they get a new room.

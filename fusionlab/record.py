@@ -89,7 +89,8 @@ class TraceRecorder:
         meta = self.meta | {"created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                             "versions": versions()}  # fmt: skip
         return [
-            self._build(index, prompt, text, meta) for index, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True))
+            self._build(index, prompt, text, meta)
+            for index, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True))
         ]
 
     def _build(self, index: int, prompt: str, text: str, meta: dict[str, Any]) -> Trace:

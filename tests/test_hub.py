@@ -86,7 +86,9 @@ def test_a_whole_snapshot_is_used_without_network(cache: Path, sharded: Path) ->
 def test_without_network_a_partial_snapshot_names_the_missing_file(cache: Path, sharded: Path, part: str) -> None:
     """It used to be accepted, and failed much later, inside transformers."""
     put_in_cache(cache, sharded, without=part)
-    with pytest.raises(MissingFileError, match=f"'owner/name' is only partly .* lacks {named(part)}, and the hub") as caught:
+    with pytest.raises(
+        MissingFileError, match=f"'owner/name' is only partly .* lacks {named(part)}, and the hub"
+    ) as caught:
         find_model(ModelSource("owner/name"))
     assert "\n" not in str(caught.value)
 
