@@ -271,7 +271,7 @@ def load(
         wanted = split_pairs(names or [])
     name = "embedded" if large is None and small is None else None
     if prompt is not None:
-        check_prompt_fits(name, large=large, experts=wanted, prompt=prompt, new_tokens=new_tokens)
+        check_prompt_fits(name, large=large if small else None, experts=wanted, prompt=prompt, new_tokens=new_tokens)
     return load_team(name, large=large, small=small, experts=wanted, quantization=quantization,
                      device_map=None if device == "cpu" else device, dtype=dtype)  # fmt: skip
 
@@ -348,14 +348,20 @@ def check_suffix(path: Path, known: tuple[str, ...]) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise `OutputError` before hours of work if `path` cannot be written afterwards."""
+    import tempfile
+
     from fusionlab.errors import OutputError
 
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(path if path.exists() else folder, os.W_OK) and not path.is_dir()
     except OSError as error:
         raise OutputError(f"cannot create {folder}: {error.strerror}", remedy="choose another folder") from error
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):  # to root everything looks writable until it is tried
+            writable = not path.is_dir() and (not path.exists() or os.access(path, os.W_OK))
+    except OSError:
+        writable = False
     if not writable:
         raise OutputError(f"cannot write {path}", remedy="choose a file in a folder you may write to")
 

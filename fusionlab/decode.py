@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fusionlab.adapters import SharedBackbone
 
 READS_EVIDENCE = frozenset({"evidence", "predicted"})  # methods that weigh experts by how well they predicted the text
-_EVIDENCE_LOGITS = {"cpu": 128}  # prompt positions, over all rows, whose full logits are held at once (25 MB, V = 49,152)
+_EVIDENCE_LOGITS = {"cpu": 64}  # prompt positions, over all rows, whose full logits are held at once (13 MB, V = 49,152)
 _EVIDENCE_LOGITS_GPU = 8192  # there, as many as launches are worth: 1.6 GB
 
 
@@ -177,12 +177,19 @@ class TeamReader:
         for start in range(0, ids.shape[1] - 1, positions):
             stop = min(start + positions, ids.shape[1] - 1)
             block = features[:, start:stop]
-            (logits,) = apply_heads([reader], [block.reshape(-1, block.shape[-1])], self.team.width)
             target = ids[:, start + 1 : stop + 1].reshape(-1, 1)
-            value = logits.gather(-1, target).squeeze(-1) - logits.logsumexp(-1)
+            heads = apply_heads([reader], [block.reshape(-1, block.shape[-1])], self.team.width)
+            value = log_likelihood(heads.pop(), target)  # popped: kept by a name, two blocks would be held at once
             seen = mask[:, start:stop].reshape(-1).bool()  # the context of each prediction
             total += torch.where(seen, value.double(), 0.0).view(len(ids), -1).sum(-1)
         return total
+
+
+def log_likelihood(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """log p(target) of every row, nats: (N, V) logits, (N, 1) ids -> (N,). Overwrites the logits, to hold them once."""
+    greatest = logits.amax(-1, keepdim=True)
+    chosen = logits.gather(-1, target) - greatest
+    return (chosen - logits.sub_(greatest).exp_().sum(-1, keepdim=True).log()).squeeze(-1)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], *, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

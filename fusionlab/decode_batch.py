@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fusionlab.team import Team
     from fusionlab.trace import Trace
 
-_RELEASE_STEPS = 32  # steps after which freed memory is handed back; it takes under a hundredth of their time
+_RELEASE_STEPS = 16  # steps after which freed memory is handed back; it takes under a hundredth of their time
 
 
 @dataclass(frozen=True)

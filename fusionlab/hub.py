@@ -36,7 +36,7 @@ def find_model(source: ModelSource, *, files: Iterable[str] = ("config.json",)) 
     Fails at once when the hub cannot be reached. Raises `ModelError` (no such model, or one that lacks a file),
     `MissingFileError` (not or only partly cached, and no network).
     """
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError
 
     kinds = tuple(files)
     folder = Path(source.id).expanduser()
@@ -61,9 +61,11 @@ def find_model(source: ModelSource, *, files: Iterable[str] = ("config.json",)) 
             f"model {source.id!r} {state} and the hub cannot be reached",
             remedy="connect to the network, pass a local folder, or use the team 'embedded'",
         )
+    # what the hub's HTTP client raises by itself, where a proxy refuses for one, is the other base of this class
+    faults: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
     try:
         folder = fetch_snapshot(source)
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except faults as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"model {source.id!r} cannot be fetched: {lines[0]}",

@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-BLOCK = 64  # tokens that a layer gets room for at a time
+BLOCK = 32  # tokens that a layer gets room for at a time
 
 
 class GrowingLayer(DynamicLayer):
@@ -21,6 +21,9 @@ class GrowingLayer(DynamicLayer):
 
     What `update` returned before stays valid until the layer is cropped and written again.
     """
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any

@@ -206,11 +206,48 @@ def load_model(source: ModelSource, *, say: Callable[[str], None] = lambda line:
             f"model {source.id!r} lacks {len(missing):,} of its weights, {missing[0]!r} first",
             remedy="pass a whole checkpoint of this architecture",
         )
-    if dequantizes_at_load(source):
-        say(f"{source.id}: 4-bit weights expanded once to {source.dtype}: this CPU has no fast 4-bit product")
-        model = model.dequantize(dtype=model_dtype(source))
+    if source.quantization == "nf4" and model.device.type == "cpu":
+        slow, misfit = dequantizes_at_load(source), not fits_packed_blocks(model)
+        if slow or misfit:
+            why = "this CPU has no fast 4-bit product" if slow else "the fast 4-bit product takes layers of 64 x 32 only"
+            say(f"{source.id}: 4-bit weights expanded once to {source.dtype}: {why}")
+            model = expand_nf4(model, model_dtype(source))
     tokenizer.padding_side = "left"
     return LoadedModel(model.eval(), tokenizer, source, revision_of(folder))
+
+
+def fits_packed_blocks(model: Any) -> bool:
+    """Whether every 4-bit layer has the multiples of inputs and outputs that bitsandbytes' CPU kernels take.
+
+    On CPUs with AVX512-BF16 they repack at the first forward, and fail on other shapes.
+    """
+    return all(layer.in_features % 64 == 0 and layer.out_features % 32 == 0 for _, layer in layers_in_4_bits(model))
+
+
+def layers_in_4_bits(model: Any) -> list[tuple[str, Any]]:
+    """Names and modules of bitsandbytes' 4-bit linear layers."""
+    return [(name, module) for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
+
+
+def expand_nf4(model: Any, dtype: torch.dtype) -> Any:
+    """The model with plain layers of the very weights that its 4 bits stand for.
+
+    The arithmetic is our own: with AVX-512, bitsandbytes 0.50.2 expands rows shorter than a block of 64 to wrong
+    values (a test shows it); transformers only swaps the layers.
+    """
+    import torch
+
+    from fusionlab.nf4 import unpack_nf4
+
+    weights = {}
+    for name, layer in layers_in_4_bits(model):
+        parts = {f"weight.{part}": value for part, value in layer.weight.quant_state.as_dict(packed=True).items()}
+        weights[name] = unpack_nf4({"weight": layer.weight.data, **parts})["weight"].to(dtype)
+    model = model.dequantize(dtype=dtype)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            model.get_submodule(name).weight.copy_(weight)
+    return model
 
 
 def model_dtype(source: ModelSource) -> torch.dtype:

@@ -203,10 +203,25 @@ def _rounded(array: Any) -> Any:
 def _facts(trace: Trace) -> list[list[str]]:
     facts = [["Method", trace.method], ["Constraint", constraint_in_words(trace.constraint)]]
     facts += [[role.replace("_", " ").capitalize(), words] for role, words in _models(trace.meta.get("models"))]
-    for key in ("sampling", "seed", "versions", "created"):
+    if isinstance(sampling := trace.meta.get("sampling"), dict):
+        facts.append(["Sampling", _sampling(sampling)])
+    for key in ("seed", "versions", "created"):
         if trace.meta.get(key) is not None:
             facts.append([key.capitalize(), _in_words(trace.meta[key])])
     return [[visible(label), visible(words)] for label, words in facts]
+
+
+def _sampling(sampling: Mapping[str, Any]) -> str:
+    """How tokens were chosen; a limit that keeps every token is left out."""
+    if not sampling.get("do_sample", True):
+        return "greedy"
+    idle = {"top_k": 0, "top_p": 1.0}
+    return _in_words({k.replace("_", "-"): v for k, v in sampling.items() if k != "do_sample" and idle.get(k) != v})
+
+
+def _short(value: str) -> str:
+    """A commit or digest as its first 12 characters; anything else whole."""
+    return value[:12] if re.fullmatch("[0-9a-f]{13,}", value) else value
 
 
 def _models(models: object, prefix: str = "") -> list[tuple[str, str]]:
@@ -217,7 +232,7 @@ def _models(models: object, prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(entry, dict) and not isinstance(entry.get("id"), str):
             found += _models(entry, "Expert " if role == "experts" else f"{role} ")
         elif isinstance(entry, dict):
-            details = [str(entry[k])[:12] for k in ("revision", "dtype", "quantization") if entry.get(k)]
+            details = [_short(str(entry[k])) for k in ("revision", "dtype", "quantization") if entry.get(k)]
             found.append((prefix + role, " · ".join([entry["id"], *details])))
         else:
             found.append((prefix + role, _in_words(entry)))

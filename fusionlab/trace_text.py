@@ -121,8 +121,8 @@ def ansi_tokens(trace: Trace, *, color: bool | None = None) -> str:
     """The emitted text, tokens coloured by their strongest expert, flips underlined and marked ▲A.
 
     color: None = only on a terminal, and not where NO_COLOR is set or TERM is dumb. The token that ends the answer
-    is a faint [end]. A legend line ends the text. Control characters of the model's text come out as printable signs, so no escape sequence of its
-    own survives.
+    is a faint [end]. A legend line ends the text. Control characters of the model's text come out as printable signs,
+    so no escape sequence of its own survives.
 
     >>> print(ansi_tokens(trace, color=False))                          # doctest: +SKIP
     The answer is 42▲A

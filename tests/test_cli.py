@@ -51,6 +51,8 @@ FAULTS: dict[str, tuple[list[str], list[str]]] = {  # arguments, and what the se
     "negative scale": (["generate", "Hi", "--kl-scale", "-1"], ["scale", "-1"]),
     "unknown expert": (["generate", "Hi", "--experts", "maths"], ["'maths'", "did you mean 'math'", "trivia"]),
     "unwritable trace": (["generate", "Hi", "--trace", "{file}/x.parquet"], ["{file}"]),
+    "trace where even root cannot write": (["generate", "Hi", "--trace", "/proc/x.html"], ["/proc/x.html"]),
+    "large without small": (["generate", "Hi", "--large", "a/b"], ["both large= and small="]),
     "trace of unknown format": (["generate", "Hi", "--trace", "{folder}/x.txt"], ["x.txt", ".parquet", ".html"]),
     "trace without format": (["generate", "Hi", "--trace", "{folder}/x"], [".parquet", ".html"]),
     "top-p without temperature": (["generate", "Hi", "--top-p", "0.9"], ["--top-p 0.9", "temperature 0", "--temperature"]),

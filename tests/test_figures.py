@@ -46,8 +46,16 @@ def test_heatmap_has_a_cell_per_weight_and_labels_that_fit(experts: int, tokens:
     np.testing.assert_array_equal(np.array(cells.z), trace.alpha.T)
     assert 1 <= len(figure.layout.xaxis.tickvals) <= min(tokens, 60)
     assert list(figure.layout.yaxis.ticktext) == list(trace.experts)
-    assert figure.layout.width == 1000
+    assert figure.layout.width == 840
     assert figure.layout.height >= 26 * experts
+
+
+def test_heatmap_names_every_token_of_a_short_answer() -> None:
+    """Of fifty tokens every second one was named; a reader of a sum needs the digits between them."""
+    axis = weight_heatmap(make_trace([" 4"] * 50)).layout.xaxis
+    assert len(axis.tickvals) == 50
+    assert axis.tickangle == -90
+    assert weight_heatmap(make_trace([" 4"] * 20)).layout.xaxis.tickangle == -60
 
 
 def test_heatmap_marks_each_flip_on_the_expert_that_caused_it() -> None:
@@ -182,7 +190,8 @@ def test_model_text_is_drawn_literally_in_labels_titles_and_hover(browser: Brows
     """The check that escaping fits what plotly really does, in the plotly that ships with the package."""
     trace = make_trace(HOSTILE, experts=("<i>math</i>", "b&amp;"), prompt="<b>Why</b> $a$ and $b$?")
     path = tmp_path / "heatmap.html"
-    weight_heatmap(trace).write_html(path, include_plotlyjs=True)
+    figure = weight_heatmap(trace)
+    figure.write_html(path, include_plotlyjs=True)
     page, watch = open_page(browser, path)
     page.wait_for_selector(".xtick text")
     ticks = page.locator(".xtick text").all_text_contents()
@@ -192,7 +201,8 @@ def test_model_text_is_drawn_literally_in_labels_titles_and_hover(browser: Brows
     assert page.locator("svg img, svg a, svg tspan[style*=bold]").count() == 0
     box = page.locator(".nsewdrag").bounding_box()
     assert box is not None
-    cell = 70  # pixels, the widest a cell gets
+    start, stop = figure.layout.xaxis.range
+    cell = box["width"] / (stop - start)
     for i, text in enumerate(HOSTILE):
         page.mouse.move(box["x"] + (i + 0.5) * cell, box["y"] + box["height"] / 4)
         page.wait_for_function(

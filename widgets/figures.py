@@ -17,12 +17,13 @@ from fusionlab.trace import Trace
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-WIDTH = 1000  # pixels, of every figure
+WIDTH = 840  # pixels, of every figure: JupyterLab on a laptop, with its file browser open
 BLUE, VERMILION, GREY, INK = "#0072B2", "#D55E00", "#8a919c", "#1d2129"
 WEIGHT_SCALE = [[0.0, "#f3f5f7"], [0.35, "#9cc9e8"], [0.7, "#2a86c4"], [1.0, "#06304f"]]
-TICK_PIXELS = 17  # one slanted token label needs this much of the axis
+TICK_PIXELS = 13  # one upright token label needs this much of the axis
+SLANTED_PIXELS = 20  # and a slanted one, which is easier to read, this much
 WIDEST_CELL = 70  # pixels
-LABEL_CHARS, PROMPT_CHARS = 12, 110
+LABEL_CHARS, PROMPT_CHARS = 12, 92
 
 
 def literal_text(text: str) -> str:
@@ -66,7 +67,7 @@ def weight_heatmap(traces: Trace | Sequence[Trace]) -> go.Figure:
         _label_tokens(figure, trace, row=row, width=WIDTH - left - 110)
     figure.update_annotations(x=0, xanchor="left")
     figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False, ticks="")
-    bar = {"title": {"text": "weight α"}, "thickness": 12, "len": 1, "outlinewidth": 0, "x": 1.01}
+    bar = {"title": {"text": "weight α", "font": {"size": 13}}, "thickness": 12, "len": 1, "outlinewidth": 0, "x": 1.01}
     bar |= {"lenmode": "pixels", "len": max(110, min(height - top - bottom, 220)), "y": 1, "yanchor": "top"}
     figure.update_layout(
         coloraxis={"colorscale": WEIGHT_SCALE, "cmin": 0, "cmax": greatest or 1.0, "colorbar": bar},
@@ -289,7 +290,7 @@ def _flip_marks(graph: Any, trace: Trace, *, legend: bool, width: int) -> Any:
             "color": VERMILION,
             "line": {"color": "white", "width": 1},
         },
-        name="flipped: the large model alone would choose another token",
+        name="flipped: not the large model’s choice",
         showlegend=legend,
         hoverinfo="skip",
     )
@@ -302,7 +303,8 @@ def _label_tokens(figure: Any, trace: Trace, *, row: int, width: int) -> None:
     figure.update_xaxes(
         tickvals=places,
         ticktext=[_tick(labels[i]) for i in places],
-        tickangle=-60,
+        tickangle=-60 if width >= len(trace) * SLANTED_PIXELS else -90,
+        tickfont_size=11,
         range=[-0.5, max(len(trace), width // WIDEST_CELL) - 0.5],
         showgrid=False,
         zeroline=False,

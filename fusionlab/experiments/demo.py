@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fusionlab.allocator import release_freed_memory
 from fusionlab.errors import FusionError, MissingFileError, OutputError
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_demo.ipynb"
@@ -33,6 +34,7 @@ def run_demo(out: Path, parameters: dict[str, Any]) -> None:
         raise OutputError(f"{out} cannot be written: {error.strerror}", remedy="choose another --out") from error
     os.environ["TQDM_DISABLE"] = "1"  # progress bars of the kernel: papermill's own is the one to watch
     executed = out / "demo.ipynb"
+    release_freed_memory()  # what the imports used: from here on the kernel needs it
     papermill.execute_notebook(
         NOTEBOOK, executed, parameters={"output_folder": str(out.resolve()), **parameters},
         kernel_name="python3", progress_bar=sys.stderr.isatty(), log_output=False,

@@ -103,7 +103,7 @@ def generate_reports(*, train: int, test: int, seed: int) -> tuple[list[Item], l
 @cache
 def load_kinds() -> tuple[tuple[ReportKind, ...], dict[str, list[str]]]:
     """Read the table: the kinds of report, and the parts that names are made of."""
-    from fusionlab.tasks.files import find_data_file
+    from fusionlab.tasks.files import find_data_file  # which imports this module
 
     table = json.loads(find_data_file("tasks", "reports.json").read_text(encoding="utf-8"))
     names = {part: words.split() for part, words in table["names"].items()}

@@ -30,7 +30,7 @@ def train_predictor(run: Run, tasks: Sequence[str], *, items: int = 160, longest
     from fusionlab.tasks import load_task
     from fusionlab.team import Team
 
-    team = Team.from_pretrained("embedded", device_map=None if run.device == "cpu" else run.device)
+    team = Team.from_pretrained("embedded", dtype="float32", device_map=None if run.device == "cpu" else run.device)
     fitted: list[tuple[Array, Array]] = []
     held: list[tuple[Array, Array]] = []
     for name in tasks:

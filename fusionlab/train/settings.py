@@ -95,7 +95,7 @@ class ExpertSettings(TuneSettings):
 EXPERT_DEFAULTS = {
     "math": ExpertSettings(task="math", epochs=12, quantize_from=0.8),
     "trivia": ExpertSettings(task="trivia", epochs=10, batch_tokens=4096),
-    "truth": ExpertSettings(task="truth", epochs=12, batch_tokens=8192),
+    "truth": ExpertSettings(task="truth", epochs=12, batch_tokens=4096),
     "summary": ExpertSettings(task="summary", epochs=6),
 }
 # The upper bounds: the large model itself, tuned whole or in low rank on one task, and whole on all of them.

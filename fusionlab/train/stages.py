@@ -98,7 +98,7 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
         "bytes": (run.out / SMALL).stat().st_size, "evaluation_seed": EVALUATION_SEED, "kl_nats": kl,
         "curve": healed.curve,
     }  # fmt: skip
-    write_records(run.out, records | {"small": entry})
+    write_records(run.out, {"small": entry, "experts": {}})  # experts of another small model are of no use to this one
     write_card(run.out / "small.md", small_card(entry))
     return True
 
