@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from interrupted_evaluation import CELLS
+from interrupted_evaluation import CELLS, main
 from tiny_tasks import make_row, make_task
 from tiny_team import make_team
 
@@ -151,7 +151,7 @@ def test_a_killed_evaluation_resumes_and_repeats_no_item(tmp_path: Path) -> None
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert len(read_rows(tmp_path / "out")) == 10  # 3 + 3 + 1 of the first cell, 3 of the second
-    subprocess.run([*command, "-1"], check=True, env=environment)
+    main(str(tmp_path / "out"), str(log), "-1")
     answered = log.read_text().splitlines()
     assert len(answered) == len(set(answered)) == 14
     rows = read_rows(tmp_path / "out")
