@@ -30,10 +30,14 @@ _PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Adapter:
-    """The low-rank changes of one expert: module name -> (down (r, in), up (out, r), scaling)."""
+    """The low-rank changes of one expert: module name -> (down (r, in), up (out, r), scaling).
+
+    small_sha256: of the stored small model that it was trained on, where its file says so.
+    """
 
     name: str
     changes: Mapping[str, tuple[Tensor, Tensor, float]]
+    small_sha256: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -47,9 +51,11 @@ def read_adapter(source: Path, *, name: str, sha256: str | None = None) -> Adapt
     Raises `ModelError` for adapters that are not plain LoRA on linear layers, and for pickled ones;
     `CorruptFileError` if the file is damaged.
     """
+    small_sha256 = None
     if source.is_file():
         packed, metadata = load_tensors(source, sha256=sha256)
         config = metadata.get("lora_config")
+        small_sha256 = str(metadata["small_sha256"]) if metadata.get("small_sha256") else None
         tensors = unpack_nf4(packed)
     else:
         weights = source / "adapter_model.safetensors"
@@ -62,7 +68,17 @@ def read_adapter(source: Path, *, name: str, sha256: str | None = None) -> Adapt
         config = read_adapter_config(source / "adapter_config.json", name=name)
     if not isinstance(config, dict):
         raise ModelError(f"expert {name!r}: {source} has no LoRA configuration", remedy="save it with PEFT")
-    return Adapter(name, pair_factors(tensors, config, name=name))
+    return Adapter(name, pair_factors(tensors, config, name=name), small_sha256)
+
+
+def check_small_model(adapter: Adapter, sha256: str) -> None:
+    """Raise `ModelError` if the adapter says that it was trained on another small model than the one of `sha256`."""
+    if adapter.small_sha256 not in (None, sha256):
+        raise ModelError(
+            f"expert {adapter.name!r} was trained on another small model: one of sha256 {adapter.small_sha256}, "
+            f"this one has {sha256}",
+            remedy="train it again on this one (fusionlab train expert), or restore the files that belong together",
+        )
 
 
 def read_adapter_config(path: Path, *, name: str) -> Any:

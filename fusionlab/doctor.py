@@ -155,6 +155,10 @@ def check_gpu() -> Iterator[Check]:
 def check_bitsandbytes() -> Iterator[Check]:
     """A matrix survives NF4 quantisation and back within the format's own error."""
     import torch
+
+    from fusionlab.nf4 import quiet_bitsandbytes
+
+    quiet_bitsandbytes()
     from bitsandbytes import functional
 
     values = torch.linspace(-1, 1, 64 * 64).reshape(64, 64).T.contiguous()  # every block spans the whole range

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusionlab.errors import CorruptFileError, MissingFileError, OutputError, UnknownNameError
-from fusionlab.nf4 import check_sha256, load_tensors, save_tensors, sha256_of_file, unpack_nf4
+from fusionlab.nf4 import check_sha256, load_tensors, quiet_bitsandbytes, save_tensors, sha256_of_file, unpack_nf4
 
 if TYPE_CHECKING:
     import torch
@@ -312,11 +312,12 @@ def ship_tensors(
 
 
 class quiet_transformers:
-    """Hold back transformers' progress bars and advice while it loads a model we know."""
+    """Hold back transformers' progress bars and advice while it loads a model we know, and those of bitsandbytes."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging
 
+        quiet_bitsandbytes()  # transformers imports it for 4-bit weights
         self.level = logging.get_verbosity()
         self.bars = logging.is_progress_bar_enabled()
         logging.set_verbosity_error()

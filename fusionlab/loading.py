@@ -113,13 +113,16 @@ def load_embedded_team(
     experts: Mapping[str, str | Path] | Sequence[str] | None, *, dtype: str, device_map: Any, say: Say
 ) -> Team:
     """The team that needs no hub; `experts` picks some of the shipped ones, or names adapters of one's own."""
-    from fusionlab.adapters import SharedBackbone, read_adapter
+    from fusionlab.adapters import SharedBackbone, check_small_model, read_adapter
 
     files = choose_embedded_experts(experts)
     known = embedded.shipped_manifest()
     sha256s = {name: known.get(f"experts/{name}.safetensors", {}).get("sha256") if is_shipped(path) else None
                for name, path in files.items()}  # fmt: skip
+    small_sha256 = known["small.safetensors"]["sha256"]
     adapters = {name: read_adapter(path, name=name, sha256=sha256s[name]) for name, path in files.items()}
+    for adapter in adapters.values():
+        check_small_model(adapter, small_sha256)
     source = ModelSource("embedded/large", dtype=dtype)
     folder = embedded.fetch_large(say=say)
     embedded.check_converted(folder)
@@ -135,10 +138,9 @@ def load_embedded_team(
         backbone.add(adapters[name])
         where = f"embedded/{name}" if is_shipped(path) else str(path)
         loaded[name] = Expert(name, where, (sha256s[name] or "local")[:12])
-    small_sha256 = known["small.safetensors"]["sha256"][:12]
     return Team(
         large=LoadedModel(large, tokenizer, source, embedded.REVISION),
-        small=LoadedModel(small, tokenizer, ModelSource("embedded/small", dtype=dtype), small_sha256),
+        small=LoadedModel(small, tokenizer, ModelSource("embedded/small", dtype=dtype), small_sha256[:12]),
         experts=loaded,
         backbone=backbone,
     )

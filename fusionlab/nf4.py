@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,11 +27,25 @@ _STATE_SUFFIX = ".quant_state.bitsandbytes__nf4"
 _PART_SUFFIXES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", _STATE_SUFFIX)
 
 
+def quiet_bitsandbytes() -> None:
+    """Keep bitsandbytes, when it is first imported, from advising a kernel of the hub that fusionlab has no use for.
+
+    On CPUs with AVX512-BF16 it looks for one (0.50) and warns that the package `kernels` is missing. Every other
+    message goes through. Call it before anything that may import bitsandbytes.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_kernel_advice)  # the same filter is added once
+
+
+def _is_not_kernel_advice(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Failed to load CPU gemm_4bit_forward from kernels-community")
+
+
 def pack_nf4(tensors: Mapping[str, torch.Tensor], *, keep: Iterable[str] = ()) -> dict[str, torch.Tensor]:
     """Quantise every matrix to NF4 with double quantisation; leave vectors and `keep` as they are.
 
     tensors: name -> (rows, columns) or (n,), any float dtype. Returns name -> stored tensor on the CPU.
     """
+    quiet_bitsandbytes()
     from bitsandbytes import functional
 
     kept = set(keep)

@@ -102,8 +102,8 @@ def read_features(step: Step, *, scale: float) -> Array:
     cubes, surprise, log_top, log_changed, of_top, of_changed = (np.asarray(each.double().cpu()) for each in measured)
     return np.stack(
         [
-            np.log(scale * step.target_forward + _TINY),
-            np.log(scale * step.target_reverse + _TINY),
+            np.log(scale * np.maximum(step.target_forward, 0) + _TINY),  # rounding may leave a target below 0
+            np.log(scale * np.maximum(step.target_reverse, 0) + _TINY),
             np.full_like(mean, np.log(scale)),
             mean,
             np.log(variance + _TINY),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import reference
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fusionlab.errors import ConstraintError, DistributionError, UnknownNameError
+from fusionlab.predictor import FEATURES, Predictor
 from fusionlab.solvers import SOLVERS, KLConstraint, Solution, fuse, posterior, solve
 
 FEW = settings(max_examples=25, deadline=None)
@@ -24,6 +27,17 @@ methods = st.sampled_from(list(SOLVERS))
 FINE = np.arange(2001) / 1000
 
 Tensors = tuple[Tensor, Tensor, Tensor]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def any_predictor() -> Iterator[None]:
+    """What every method owes, `predicted` owes with any network at all; a good one is tested in test_predictor.py."""
+    rng = np.random.default_rng(0)
+    layers = (rng.normal(size=(8, len(FEATURES))), rng.normal(size=8)), (rng.normal(size=(1, 8)), rng.normal(size=1))
+    predictor = Predictor(np.zeros(len(FEATURES)), np.full(len(FEATURES), 2.0), layers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fusionlab.solvers.load_predictor", lambda: predictor)
+        yield
 
 
 def make(seed: int, dtype: torch.dtype = torch.float64, **options: int | str) -> Tensors:
@@ -416,6 +430,7 @@ def test_a_batch_is_solved_as_its_rows_are(
         make(seed + 2, tokens=120, rows=2, experts=experts, kind="nearly equal", mask="experts"),
     ]
     p, q, r = (torch.cat(values, dim=axis) for values, axis in zip(zip(*parts, strict=True), (0, 0, 1), strict=True))
+    direction = "both" if method == "predicted" else direction  # the only one that it knows
     constraint = KLConstraint(scale=scale, direction=direction, budget=1.0)
     whole = solve(p, q, r, method=method, constraint=constraint)
     for row in range(4):

@@ -50,13 +50,16 @@ def split_ngrams(text: str, *, words: int = NGRAM_WORDS) -> set[tuple[str, ...]]
 def measure_overlaps(task: Task, *, source: Task | None = None, words: int = NGRAM_WORDS) -> list[Leak]:
     """Return, for each test item, its largest overlap with any train item of the task, or of another one."""
     source = source or task
+    if not source.train:
+        return []
+    asked = [split_ngrams(_text(task, item), words=words) for item in task.test]
+    wanted = set().union(*asked)
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, item in enumerate(source.train):
-        for gram in split_ngrams(_text(source, item), words=words):
+        for gram in split_ngrams(_text(source, item), words=words) & wanted:
             holders[gram].append(index)
     overlaps = []
-    for item in task.test if source.train else ():
-        grams = split_ngrams(_text(task, item), words=words)
+    for item, grams in zip(task.test, asked, strict=True):
         shared = Counter(index for gram in grams for index in holders.get(gram, ()))
         nearest, count = max(shared.items(), key=lambda pair: (pair[1], -pair[0]), default=(0, 0))
         overlaps.append(Leak(item.id, source.train[nearest].id, count / len(grams)))
@@ -77,13 +80,14 @@ def find_leaks(
 def find_restated(task: Task, source: Task, *, threshold: float = RESTATED) -> list[Leak]:
     """Return the test items whose fact a train item of another task states, in nearly the same words."""
     bags = [_meaning(f"{item.question} {item.answer}") for item in source.train]
+    asked = [(_meaning(f"{item.question} {item.answer}"), _meaning(item.answer)) for item in task.test]
+    wanted = frozenset().union(*(answer or bag for bag, answer in asked))
     holders: dict[str, list[int]] = defaultdict(list)
     for index, bag in enumerate(bags):
-        for word in bag:
+        for word in bag & wanted:
             holders[word].append(index)
     leaks = []
-    for item in task.test:
-        bag, answer = _meaning(f"{item.question} {item.answer}"), _meaning(item.answer)
+    for item, (bag, answer) in zip(task.test, asked, strict=True):
         candidates = _in_all([holders.get(word, []) for word in answer or bag])
         shares = [(len(bag & bags[index]) / len(bag | bags[index]), -index) for index in candidates]
         share, place = max(shares, default=(0.0, 0))

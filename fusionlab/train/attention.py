@@ -48,7 +48,7 @@ def _decode_kernel() -> Any:
     import triton.language as tl
 
     @triton.jit
-    def decode(
+    def decode(  # type: ignore[no-untyped-def]  # Triton reads annotations as its own
         queries, keys, values, attended, length, scale, group,
         key_row, key_head, key_position, value_row, value_head, value_position,
         heads: tl.constexpr, size: tl.constexpr, tile: tl.constexpr, padded: tl.constexpr,

@@ -138,7 +138,8 @@ def sample_shard(
         tokens, seconds = (chunk + 1) * settings.rows * settings.length, time.perf_counter() - begun
         say(f"shard {shard + 1}/{settings.shards}, chunk {chunk + 1}/{settings.chunks}: {tokens:,} tokens, "
             f"{tokens / seconds:,.0f}/s, {seconds:.0f} s")  # fmt: skip
-    return Corpus(*(torch.cat(some) for some in zip(*parts, strict=True)), states)
+    ids, kinds, given = (torch.cat(some) for some in zip(*parts, strict=True))
+    return Corpus(ids, kinds, given, states)
 
 
 def room_for_states(

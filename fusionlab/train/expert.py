@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fusionlab.embedded import EOS_ID
+from fusionlab.nf4 import quiet_bitsandbytes
 from fusionlab.train.documents import Document, Writer, pad_batch, plan_batches
 from fusionlab.train.llama import LAYER_NAMES, MATRIX_NAMES, Llama, read_llama
 from fusionlab.train.settings import ExpertSettings
@@ -79,6 +80,7 @@ def name_as_peft(masters: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def attach_adapter(small: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Any:
     """`small` with the adapter on it as a PEFT model; undo with its `unload()`."""
+    quiet_bitsandbytes()  # PEFT imports it
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     fields = {key: value for key, value in config.items() if key != "peft_type"}

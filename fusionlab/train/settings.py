@@ -99,8 +99,8 @@ EXPERT_DEFAULTS = {
     "summary": ExpertSettings(task="summary", epochs=6),
 }
 # The upper bounds: the large model itself, tuned whole or in low rank on one task, and whole on all of them.
-WHOLE = {"learning_rate": 3e-4, "prompt_weight": 0.03}
-LOW_RANK = {"rank": 64, "learning_rate": 1e-3, "prompt_weight": 0.03}
+WHOLE: dict[str, Any] = {"learning_rate": 3e-4, "prompt_weight": 0.03}
+LOW_RANK: dict[str, Any] = {"rank": 64, "learning_rate": 1e-3, "prompt_weight": 0.03}
 BOUND_EPOCHS = {"math": 4, "trivia": 8, "truth": 8, "summary": 3}
 
 
