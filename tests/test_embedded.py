@@ -15,14 +15,12 @@ from pathlib import Path
 import pytest
 
 from fusionlab import embedded
-from fusionlab.errors import CorruptFileError, MissingFileError
+from fusionlab.adapters import read_adapter
+from fusionlab.errors import CorruptFileError, MissingFileError, ModelError
 from fusionlab.solvers import KLConstraint
 from fusionlab.team import Team
 
-QUESTIONS = {
-    "trivia": "Question: What is the capital of France?\nAnswer:",
-    "math": "Question: Tom has 3 boxes of 12 pens and gives 5 away. How many pens are left?\nAnswer:",
-}
+QUESTION = "Question: What is the capital of France?\nAnswer:"
 CONVERTED = {"manifest.json": '{"files": {}}', "model.safetensors": "weights"}
 
 
@@ -80,21 +78,50 @@ def test_one_flipped_byte_in_a_shipped_expert_is_refused_with_its_sha256(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged adapter loads without complaint and answers wrongly; the team must refuse it before the large model."""
-    folder = tmp_path / "data"
-    shutil.copytree(embedded.data_folder(), folder)
-    path = folder / "experts" / "math.safetensors"
+    name = next(iter(embedded.shipped_experts()))
+    folder = copy_of_data(tmp_path, monkeypatch)
+    path = folder / "experts" / f"{name}.safetensors"
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1
     path.write_bytes(content)
-    monkeypatch.setattr(embedded, "data_folder", lambda: folder)
-    monkeypatch.setattr(embedded, "fetch_large", lambda **options: pytest.fail("fetched before the check"))
-    expected = json.loads((folder / "weights.json").read_text())["experts/math.safetensors"]["sha256"]
+    expected = embedded.shipped_manifest()[f"experts/{name}.safetensors"]["sha256"]
 
     with pytest.raises(CorruptFileError) as refused:
-        Team.from_pretrained("embedded", experts=["math"])
+        Team.from_pretrained("embedded", experts=[name])
 
     assert str(path) in str(refused.value) and "sha256" in str(refused.value)
     assert f"expected {expected}" in str(refused.value)
+
+
+def test_every_shipped_expert_names_the_shipped_small_model() -> None:
+    """An expert changes the weights that it was trained on; on others it is noise."""
+    expected = embedded.shipped_manifest()["small.safetensors"]["sha256"]
+    experts = {name: read_adapter(path, name=name) for name, path in embedded.shipped_experts().items()}
+    assert experts
+    assert {name: adapter.small_sha256 for name, adapter in experts.items()} == dict.fromkeys(experts, expected)
+
+
+@pytest.mark.parametrize("kind", ["shipped", "one's own"])
+def test_an_expert_of_another_small_model_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shapes fit and its file is whole, so nothing else would notice: a new small model and an old expert."""
+    name = next(iter(embedded.shipped_experts()))
+    folder = copy_of_data(tmp_path, monkeypatch)
+    packed, metadata = embedded.load_shipped(f"experts/{name}.safetensors")
+    where = folder if kind == "shipped" else tmp_path / "own"
+    path = embedded.ship_tensors(
+        packed, f"experts/{name}.safetensors", metadata={**metadata, "small_sha256": "0" * 64}, folder=where
+    )
+    with pytest.raises(ModelError, match=rf"expert '{name}' was trained on another small model: one of sha256 0{{64}}"):
+        Team.from_pretrained("embedded", experts=[name] if kind == "shipped" else {name: path})
+
+
+def copy_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the shipped weights in their place, to be spoilt; fetching the large model fails the test."""
+    folder = tmp_path / "data"
+    shutil.copytree(embedded.data_folder(), folder, ignore=shutil.ignore_patterns("tasks"))
+    monkeypatch.setattr(embedded, "data_folder", lambda: folder)
+    monkeypatch.setattr(embedded, "fetch_large", lambda **options: pytest.fail("fetched before the check"))
+    return folder
 
 
 # -- fetch and convert ---------------------------------------------------------------------------
@@ -193,13 +220,13 @@ def team() -> Team:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", QUESTIONS)
+@pytest.mark.parametrize("name", embedded.shipped_experts())
 def test_at_scale_0_the_team_writes_what_the_large_model_writes(team: Team, name: str) -> None:
     """No distance allowed means no change: token for token what transformers' own greedy generate gives."""
-    inputs = team.large.tokenizer(QUESTIONS[name], return_tensors="pt")
+    inputs = team.large.tokenizer(QUESTION, return_tensors="pt")
     whole = team.large.model.generate(**inputs, max_new_tokens=8, do_sample=False)
     alone = whole[0, inputs["input_ids"].shape[1] :].tolist()
-    fused = team.generate(QUESTIONS[name], experts=[name], constraint=KLConstraint(scale=0.0), max_new_tokens=8)
+    fused = team.generate(QUESTION, experts=[name], constraint=KLConstraint(scale=0.0), max_new_tokens=8)
     assert fused.token_ids == [alone]
 
 

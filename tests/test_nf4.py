@@ -69,6 +69,25 @@ def test_reading_weights_does_not_import_bitsandbytes(tmp_path: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
+QUIET = """
+import logging
+from fusionlab.nf4 import quiet_bitsandbytes
+for _ in range(2):
+    quiet_bitsandbytes()
+import bitsandbytes
+logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please", "No module named 'kernels'")
+logger.warning("Failed to load something else")
+"""
+
+
+def test_the_advice_of_a_kernel_from_the_hub_is_held_back_and_nothing_else() -> None:
+    """The line came before every answer of a 4-bit team on newer CPUs, and asks for what fusionlab has no use for."""
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, check=True)
+    assert "gemm_4bit_forward" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "Failed to load something else"
+
+
 def test_packed_weights_take_four_bits_each() -> None:
     """Four bits a weight: a file of 96 x 128 weights holds half that many bytes of them."""
     packed = pack_nf4({"w": make_weights()["wide.weight"]})

@@ -134,7 +134,7 @@ def test_reading_features_leaves_the_step_as_it_was() -> None:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder in the place of the shipped data."""
-    monkeypatch.setattr(module.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr("fusionlab.predictor.resources.files", lambda package: tmp_path)
     load_predictor.cache_clear()
     yield tmp_path
     load_predictor.cache_clear()
