@@ -17,7 +17,15 @@ from torch import Tensor
 from fusionlab import predictor as module
 from fusionlab.errors import ConstraintError, CorruptFileError, MissingFileError
 from fusionlab.kl import Array, prepare_step
-from fusionlab.predictor import FEATURES, LARGEST_WEIGHT, Predictor, fit_predictor, load_predictor, read_features, rescale_features
+from fusionlab.predictor import (
+    FEATURES,
+    LARGEST_WEIGHT,
+    Predictor,
+    fit_predictor,
+    load_predictor,
+    read_features,
+    rescale_features,
+)
 from fusionlab.solvers import KLConstraint, posterior, solve, solve_each
 
 Tensors = tuple[Tensor, Tensor, Tensor]
