@@ -118,6 +118,14 @@ def read_features(step: Step, *, scale: float) -> Array:
     )
 
 
+def rescale_features(features: Array, factor: float) -> Array:
+    """The features of the same step when the constraint's scale is `factor` times as large; (..., F)."""
+    scaled = features.copy()
+    scaled[..., :2] = np.log((np.exp(features[..., :2]) - _TINY) * factor + _TINY)
+    scaled[..., 2] += np.log(factor)
+    return scaled
+
+
 @lru_cache(maxsize=1)
 def load_predictor() -> Predictor:
     """The predictor that ships in data/. Raises MissingFileError, CorruptFileError."""

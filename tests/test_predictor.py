@@ -17,7 +17,15 @@ from torch import Tensor
 from fusionlab import predictor as module
 from fusionlab.errors import ConstraintError, CorruptFileError, MissingFileError
 from fusionlab.kl import Array, prepare_step
-from fusionlab.predictor import FEATURES, LARGEST_WEIGHT, Predictor, fit_predictor, load_predictor, read_features
+from fusionlab.predictor import (
+    FEATURES,
+    LARGEST_WEIGHT,
+    Predictor,
+    fit_predictor,
+    load_predictor,
+    read_features,
+    rescale_features,
+)
 from fusionlab.solvers import KLConstraint, posterior, solve, solve_each
 
 Tensors = tuple[Tensor, Tensor, Tensor]
@@ -54,6 +62,14 @@ def in_use(fitted: Predictor, monkeypatch: pytest.MonkeyPatch) -> Predictor:
 
 
 # --- the numbers ---------------------------------------------------------------------------------------------
+
+
+def test_rescaled_features_are_those_of_the_other_scale() -> None:
+    """Fitting reads a step once and asks for several scales."""
+    step = prepare_step(*make(3, tokens=60, rows=4, experts=2))
+    np.testing.assert_allclose(
+        rescale_features(read_features(step, scale=1.0), 0.6), read_features(step, scale=0.6), rtol=1e-9, atol=1e-7
+    )
 
 
 def features_of_row(log_p: Array, log_q: Array, log_r: Array, scale: float) -> dict[str, float]:

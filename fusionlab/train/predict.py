@@ -15,17 +15,17 @@ import torch
 
 from fusionlab.decode import TeamReader
 from fusionlab.kl import Array, prepare_step
-from fusionlab.predictor import FILE, Predictor, fit_predictor, read_features
+from fusionlab.predictor import FILE, Predictor, fit_predictor, read_features, rescale_features
 from fusionlab.solvers import KLConstraint, fuse, solve, solve_each
 from fusionlab.train.cards import write_card
 from fusionlab.train.run import Run
 
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+SCALES = (0.5, 1.0, 1.5)
 HELD_OUT = 0.2  # share of the batches of prompts
 _BATCH = 16
 
 
-def train_predictor(run: Run, tasks: Sequence[str], *, items: int = 160, longest: int = 48, seed: int = 0) -> Predictor:
+def train_predictor(run: Run, tasks: Sequence[str], *, items: int = 80, longest: int = 40, seed: int = 0) -> Predictor:
     """Collect, fit, measure on held-out prompts, and write predictor.json to the output folder."""
     from fusionlab.tasks import load_task
     from fusionlab.team import Team
@@ -72,9 +72,10 @@ def collect(team: Any, prompts: Sequence[str], *, stop: Sequence[str], longest: 
         dist = reader.latest
         assert dist is not None and dist.log_q is not None and dist.log_r is not None and reader.evidence is not None
         step = prepare_step(dist.log_p, dist.log_q, dist.log_r, experts=names)
+        features = read_features(step, scale=1.0)
         for scale in SCALES:
-            features = read_features(step, scale=scale)
-            yield features.reshape(-1, features.shape[-1]), solve_each(step, KLConstraint(scale=scale)).ravel()
+            weights = solve_each(step, KLConstraint(scale=scale))
+            yield rescale_features(features, scale).reshape(-1, features.shape[-1]), weights.ravel()
         solution = solve(dist.log_p, dist.log_q, dist.log_r, method="evidence", evidence=reader.evidence)
         tokens = fuse(dist.log_p, dist.log_q, dist.log_r, solution.alpha).argmax(-1).cpu()
         pieces = [team.piece(token) for token in tokens.tolist()]
