@@ -226,14 +226,31 @@ def solve_each(step: Step, constraint: KLConstraint, *, wanted: NDArray[np.bool_
 
 
 def solve_predicted(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array:
-    """Weights by regression instead of search (ours): one expert's own; several experts', routed as by `evidence`."""
+    """Weights by regression, corrected once, in place of a search (ours); several experts are routed as by `evidence`."""
     if constraint.direction != "both":
         raise ConstraintError(
             f"method 'predicted' was fitted to direction 'both', got {constraint.direction!r}", remedy="use method 'exact'"
         )
-    features = read_features(step, scale=constraint.scale)
-    weights = np.minimum(load_predictor()(features), constraint.alpha_max).T
+    guess = np.minimum(load_predictor()(read_features(step, scale=constraint.scale)), constraint.alpha_max)
+    weights = _correct_once(step, constraint, guess).T
     return weights if weights.shape[1] == 1 else np.asarray(posterior(evidence).double()) * weights
+
+
+def _correct_once(step: Step, constraint: KLConstraint, guess: Array) -> Array:
+    """One Gauss-Newton step on J from guessed weights (E, B), at the price of one evaluation; at most halved or doubled."""
+    experts, rows, _ = step.shape
+    found = cumulants(step.log_p, step.deltas.flatten(0, 1), np.arange(experts * rows), guess.ravel())
+    log_total, mean, variance = np.moveaxis(found.reshape(experts, rows, 3), -1, 0)
+    slope = step.start[:, :, 1]
+    too_far = (
+        guess * mean - log_total - constraint.scale * step.target_forward,
+        step.mass * (log_total - guess * slope) - constraint.scale * step.target_reverse,
+    )
+    growth = (guess * variance, step.mass * (mean - slope))  # of both divergences along the weight
+    curvature = growth[0] ** 2 + growth[1] ** 2
+    gradient = too_far[0] * growth[0] + too_far[1] * growth[1]
+    corrected = guess - gradient / np.where(curvature > 0, curvature, np.inf)
+    return np.clip(corrected, guess / 2, np.minimum(2 * guess, constraint.alpha_max))
 
 
 SOLVERS: dict[str, Solver] = {
