@@ -12,8 +12,10 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_team import make_team
 from torch import Tensor
 
+from fusionlab import embedded
 from fusionlab import predictor as module
 from fusionlab.errors import ConstraintError, CorruptFileError, MissingFileError
 from fusionlab.kl import Array, prepare_step
@@ -27,6 +29,7 @@ from fusionlab.predictor import (
     rescale_features,
 )
 from fusionlab.solvers import KLConstraint, posterior, solve, solve_each
+from fusionlab.train.predict import SCALES, collect
 
 Tensors = tuple[Tensor, Tensor, Tensor]
 
@@ -176,6 +179,15 @@ def test_a_damaged_file_is_refused_with_its_path(fault: str, fitted: Predictor, 
     assert str(path) in str(refused.value)
 
 
+def test_the_shipped_predictor_reads_and_says_how_wrong_it_is() -> None:
+    """Its error on held-out prompts stands in the file, and is worth having only below the spread of the weights."""
+    record = json.loads((embedded.data_folder() / module.FILE).read_text())
+    assert 0 < record["error"]["mean_absolute_error"] < record["error"]["spread_of_weights"]
+    assert record["command"] and record["date"] and set(record["tasks"]) <= set(embedded.shipped_experts())
+    weights = load_predictor()(examples(range(2))[0])
+    assert ((weights >= 0) & (weights <= LARGEST_WEIGHT)).all() and weights.std() > 0
+
+
 def test_a_missing_file_is_said_to_be_missing(data: Path) -> None:
     """Not a traceback of open()."""
     with pytest.raises(MissingFileError, match="predictor.json is missing"):
@@ -206,6 +218,17 @@ def test_weights_stay_within_their_bounds_far_from_what_was_fitted(fitted: Predi
     features = np.random.default_rng(seed).normal(size=(20, len(FEATURES))) * 10.0 ** np.arange(20)[:, None]
     weights = fitted(features)
     assert ((weights >= 0) & (weights <= LARGEST_WEIGHT)).all()
+
+
+def test_collecting_writes_down_every_expert_at_every_scale_and_token() -> None:
+    """What is fitted must be what the decode meets: finite numbers, and a weight for each expert alone."""
+    team = make_team(experts={"a": 0.5, "b": 0.5})
+    steps = list(collect(team, ["w1 w2 w3", "w4"], stop=[], longest=3))
+    assert len(steps) == 3 * len(SCALES)  # nothing ends before the third token
+    for (features, weights), scale in zip(steps, SCALES * 3, strict=True):
+        assert features.shape == (4, len(FEATURES)) and weights.shape == (4,)  # 2 experts, 2 prompts
+        assert np.isfinite(features).all() and ((weights >= 0) & (weights <= LARGEST_WEIGHT)).all()
+        np.testing.assert_allclose(features[:, FEATURES.index("log_scale")], np.log(scale), atol=1e-12)
 
 
 # --- the method ----------------------------------------------------------------------------------------------

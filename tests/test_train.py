@@ -222,6 +222,22 @@ def test_healing_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) -
         torch.testing.assert_close(resumed.student.parameters[name], weight, rtol=1e-5, atol=1e-6)
 
 
+def test_healing_step_by_step_over_shards_ends_where_one_run_ends(tmp_path: Path) -> None:
+    """A stop may fall anywhere in a shard; what follows must read the same rows of the same shard."""
+    teacher = read_llama(tiny_llama(), dtype=torch.float32)
+    settings = tiny_settings(steps=5, corpus=CorpusSettings(shards=2, chunks=1, rows=16, length=12, seed=1))
+    shards = [sample_shard(teacher, Letters(), settings.corpus, shard, say=lambda line: None) for shard in range(2)]
+    assert not torch.equal(shards[0].ids, shards[1].ids)
+    quiet: dict[str, Any] = {"chosen": (0, 2), "say": lambda line: None}
+    whole = heal(teacher, shards.__getitem__, settings, **quiet)
+    checkpoint = tmp_path / "heal.safetensors"
+    for done in range(1, 6):
+        parts = heal(teacher, shards.__getitem__, settings, checkpoint=checkpoint, seconds_limit=0.0, **quiet)
+        assert parts.steps == done
+    for name, weight in whole.student.parameters.items():
+        torch.testing.assert_close(parts.student.parameters[name], weight, rtol=1e-5, atol=1e-6)
+
+
 def test_every_sequence_is_met_once_per_epoch() -> None:
     """Reuse is by epochs, not by chance."""
     steps = [rows_of_step(20, step, batch=4, seed=0) for step in range(10)]
