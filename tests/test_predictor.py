@@ -234,13 +234,19 @@ def test_collecting_writes_down_every_expert_at_every_scale_and_token() -> None:
 # --- the method ----------------------------------------------------------------------------------------------
 
 
-def test_one_experts_weight_is_the_predictors(in_use: Predictor) -> None:
-    """Alone there is nothing to route, whatever the evidence says."""
-    tensors = make(5, tokens=80, rows=3)
-    expected = in_use(read_features(prepare_step(*tensors), scale=1.5))[0]
-    for evidence in (None, torch.full((3, 1), -20.0)):
-        alpha = solve(*tensors, method="predicted", constraint=KLConstraint(scale=1.5), evidence=evidence).alpha
-        np.testing.assert_allclose(alpha[:, 0], expected, rtol=1e-6)
+def test_one_correction_brings_the_guess_to_the_exact_weight(in_use: Predictor) -> None:
+    """Alone there is nothing to route, whatever the evidence says; and the one evaluation must be worth it."""
+    guessed, used = [], []
+    for seed in range(20):
+        tensors = make(seed, tokens=80, rows=3)
+        for scale in (0.5, 1.0, 1.5):
+            step, constraint = prepare_step(*tensors), KLConstraint(scale=scale)
+            exact, guess = solve_each(step, constraint)[0], in_use(read_features(step, scale=scale))[0]
+            alpha = solve(*tensors, method="predicted", constraint=constraint, evidence=torch.full((3, 1), -20.0)).alpha
+            torch.testing.assert_close(alpha, solve(*tensors, method="predicted", constraint=constraint).alpha)
+            guessed.append(np.abs(guess - exact))
+            used.append(np.abs(alpha.numpy()[:, 0] - exact))
+    assert np.mean(used) < 0.6 * np.mean(guessed)
 
 
 @pytest.mark.usefixtures("in_use")
