@@ -35,6 +35,7 @@ LAYERS = [
     {"decode", "decode_batch", "record", "speculate"},
     {"loading", "team"},
     {"baselines", "cells", "evaluate", "methods", "scores", "train"},
+    {"study"},
     {"bench", "experiments"},
     {"cli", "doctor"},
 ]
