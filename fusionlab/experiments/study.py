@@ -105,7 +105,8 @@ def probe_team(
     from fusionlab.study.probe import measure_likeness, measure_weights
 
     members = ["large", "small", *team.experts]
-    identity = json.dumps([[sha256_of_member(team, name) for name in members], [sha256_of_task(tasks[name]) for name in tasks],
+    weights, items = [sha256_of_member(team, name) for name in members], [sha256_of_task(task) for task in tasks.values()]
+    identity = json.dumps([weights, items,
                            settings.traces, settings.contexts])  # fmt: skip
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     frames = []
@@ -133,7 +134,7 @@ def load_embedded(settings: Settings) -> Team:
 
 
 def shipped_study(folder: Path | None = None) -> Inputs:
-    """The full study's answers, scored again by today's rules; loads no model. Raises MissingFileError, CorruptFileError."""
+    """The full study's answers, scored again by today's rules, without models. Raises MissingFileError, CorruptFileError."""
     rows = shipped.rescore(shipped.read_shipped_rows(folder))
     frames = (shipped.read_frame(name, folder) for name in (shipped.WEIGHTS, shipped.LIKENESS, shipped.BENCH))
     return Inputs(Answers(rows, read_records()), *frames, read_training(), shipped.read_about(folder))  # type: ignore[arg-type]
@@ -181,7 +182,7 @@ def pack(folders: Sequence[Path], target: Path, *, settings: Settings, condition
     rows = shipped.gather_rows(list(folders))
     written = [shipped.pack_rows(rows, target)]
     about = {"made": today(), "answers by": ", ".join(dict.fromkeys(rows["device"])), "conditions": conditions,
-             "fusionlab": ", ".join(dict.fromkeys(rows["fusionlab"])), "torch": ", ".join(dict.fromkeys(rows["torch"]))}  # fmt: skip
+             **{name: ", ".join(dict.fromkeys(rows[name])) for name in ("fusionlab", "torch")}}  # fmt: skip
     if probe:
         from fusionlab.tasks import load_task
 

@@ -1,7 +1,7 @@
 """The cost ledger: what small and experts cost to train and to run, against fine-tuning the large model.
 
-Symbols: C corpus and S small model (seconds, once), e_t expert of task t, f_t fine-tuning the large model on task t; k tasks,
-L large models that are served with the same small and experts; a (fusion) and b (the large model alone) seconds per answer.
+Symbols: C corpus and S small model (seconds, once), e_t expert of task t, f_t fine-tuning the large model on task t; k
+tasks, L large models that are served with the same small and experts; a (fusion) and b (the large model alone) seconds per answer.
     training by fusion  F(k) = C + S + sum_t e_t          (once, for any number of large models)
     by fine-tuning      G(k, L) = L sum_t f_t
     break-even tasks    k* = (C + S) / (mean f - mean e)   at L = 1; "never" if mean f <= mean e
@@ -58,8 +58,8 @@ def ledger_table(
         shown.append({"": part, "runs": str(len(spent)), "seconds in all": number(total, ",.0f"),
                       "seconds a run": number(total / len(spent), ",.0f"), "peak memory, GB": number(peak / 1e9),
                       f"price at {price:g}/h": number(total / 3600 * price, ".3f")})  # fmt: skip
-    note = ("Training only, as recorded in data/training.json and data/scores.json, on one GPU; price in the currency of the "
-            "price per GPU hour. Empty: not recorded.")  # fmt: skip
+    note = ("Training only, as recorded in data/training.json and data/scores.json, on one GPU; price in the currency of "
+            "the price per GPU hour. Empty: not recorded.")  # fmt: skip
     return make_table("costs", "Cost of training", note, data, shown)
 
 
@@ -92,7 +92,8 @@ def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -
             if tuned is None or tuned["runs"] != experts["runs"]:
                 continue
             add("tasks from which on fusion trains for less (k*)",
-                break_even_tasks(sum(once), experts["mean_seconds"], tuned["mean_seconds"]), "tasks", RECORDED[kind])  # fmt: skip
+                break_even_tasks(sum(once), experts["mean_seconds"], tuned["mean_seconds"]), "tasks",
+                RECORDED[kind])  # fmt: skip
             add(
                 "large models from which on fusion trains for less (L*)",
                 fusion / tuned["seconds"],
@@ -103,13 +104,13 @@ def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -
                 add("answers up to which fusion is cheaper in all (N*)",
                     break_even_answers(tuned["seconds"] - fusion, fused - alone), "answers", RECORDED[kind])  # fmt: skip
     shown = [{"": row["quantity"], "against": row["against"], "value": said(row), "unit": row["unit"]} for row in data]
-    note = ("F = corpus + small + experts, G = fine-tuning of each task, a and b = seconds per answer of fusion and of the large "
-            "model at the same length: k* = (corpus + small) / (f - e), L* = F / G, N* = (G - F) / (a - b).")  # fmt: skip
+    note = ("F = corpus + small + experts, G = fine-tuning of each task, a and b = seconds per answer of fusion and of the "
+            "large model at the same length: k* = (corpus + small) / (f - e), L* = F / G, N* = (G - F) / (a - b).")  # fmt: skip
     return make_table("break-even", "Price of answers, and break-even", note, data, shown)
 
 
 def answer_seconds(answers: Answers) -> tuple[float, float]:
-    """(a, b): mean seconds per fused answer over the seen tasks, and of the large model at the same length; NaN if unknown."""
+    """(a, b): mean seconds per fused answer over the seen tasks, and of the large model at that length; or NaN."""
     frames, base = answers.frames(answers.seen, DYNAMIC), answers.frames(answers.seen, LARGE)
     if frames is None or base is None:
         return math.nan, math.nan

@@ -47,7 +47,8 @@ def score_figure(table: Table) -> go.Figure | None:
             x=group["value"], y=group.index, mode="markers", showlegend=False,
             error_x={"type": "data", "array": group["standard_error"], "thickness": 1.5, "color": GREY},
             marker={"size": 9, "color": COLOURS[0] if task == AVERAGE else INK},
-            hovertemplate="%{y}<br>" + task + " %{x:.1f} ± %{error_x.array:.1f}<extra></extra>"), row=1, col=column)  # fmt: skip
+            hovertemplate="%{y}<br>" + task + " %{x:.1f} ± %{error_x.array:.1f}<extra></extra>"),
+            row=1, col=column)  # fmt: skip
     figure.update_yaxes(categoryorder="array", categoryarray=labels, showgrid=True, automargin=True)
     figure.update_xaxes(ticksuffix=" %", nticks=4, rangemode="tozero")
     return finish(figure, table.title, 130 + 24 * len(labels))
@@ -100,7 +101,8 @@ def robustness_figure(table: Table) -> go.Figure | None:
             marker={"size": 9, "color": COLOURS[0]},
             error_x={"type": "data", "symmetric": False, "array": group["highest"] - group["mean"],
                      "arrayminus": group["mean"] - group["lowest"], "color": GREY, "thickness": 2},
-            hovertemplate="%{y}<br>mean %{x:.1f}<extra></extra>"), row=1, col=column)  # fmt: skip
+            hovertemplate="%{y}<br>mean %{x:.1f}<extra></extra>"),
+            row=1, col=column)  # fmt: skip
     labels = [Way(method).label for method in methods]
     figure.update_yaxes(categoryorder="array", categoryarray=labels, automargin=True)
     figure.update_xaxes(ticksuffix=" %", nticks=4)

@@ -2,8 +2,8 @@
 
 A change is d_t = log R_t - log Q at one position. Constants cancel in the fused distribution, so changes are compared by
 their covariance under the large model: cos(s, t) = Cov_P(d_s, d_t) / sqrt(Var_P(d_s) Var_P(d_t)), with
-Cov_P(d_s, d_t) = E_P[d_s d_t] - E_P[d_s] E_P[d_t], which is also the Hessian of A at zero weights. 1: the same change, 0: they
-do not touch each other, negative: they work against each other.
+Cov_P(d_s, d_t) = E_P[d_s d_t] - E_P[d_s] E_P[d_t], which is also the Hessian of A at zero weights. 1: the same change, 0:
+they do not touch each other, negative: they work against each other.
 
 A frame of likeness has one row per task (whose text gives the contexts) and pair of experts: task, first, second,
 covariance, variance_first, variance_second (nats², sums over positions), cosine (mean over positions), positions.
@@ -32,8 +32,8 @@ def pooled_cosine(row: Any) -> float:
 def likeness_table(likeness: pd.DataFrame | None) -> Table:
     """Cosines of the changes by pair and task, and of the adapters' weight changes.
 
-    data: task, first, second, pooled (cosine of the sums, so that positions with large changes count more), cosine (mean over
-    positions), size_first, size_second (root of the mean variance, nats), positions.
+    data: task, first, second, pooled (cosine of the sums, so that positions with large changes count more), cosine (mean
+    over positions), size_first, size_second (root of the mean variance, nats), positions.
     """
     data: list[dict[str, Any]] = []
     for row in [] if likeness is None else likeness.to_dict("records"):
@@ -51,8 +51,8 @@ def likeness_table(likeness: pd.DataFrame | None) -> Table:
             row = cells.get((task, first, second))
             line[head(task)] = "" if row is None else number(row["pooled"], "+.2f")
         shown.append(line)
-    note = ("Cosine of two experts' changes on the same text, by the task that the text is from (1: the same change, 0: none in "
-            "common), and of their weight changes. Sums over positions, so that positions with large changes count more.")  # fmt: skip
+    note = ("Cosine of two experts' changes on the same text, by the task that the text is from (1: the same change, 0: none "
+            "in common), and of their weight changes. Positions with large changes count more.")  # fmt: skip
     return make_table("likeness", "How alike the experts' changes are", note, data, shown)
 
 
@@ -79,8 +79,8 @@ def size_table(likeness: pd.DataFrame | None) -> Table:
 def subsets_table(answers: Answers) -> Table:
     """What removing and adding an expert does to every task, for each method of several experts.
 
-    data: method, task, change ("without x": all but x, against all; "own + x": the task's expert and x, against dynamic fusion
-    with the own expert alone), expert (x), n, value (of the changed set), difference, low, high in points.
+    data: method, task, change ("without x": all but x, against all; "own + x": the task's expert and x, against dynamic
+    fusion with the own expert alone), expert (x), n, value (of the changed set), difference, low, high in points.
     """
     everyone = answers.team.split("+") if answers.team else []
     data = []
@@ -103,8 +103,8 @@ def subsets_table(answers: Answers) -> Table:
             row = group.get(task)
             line[task] = "" if row is None else f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
         shown.append(line)
-    note = ("Difference in points [95 % interval]. `without x`: all experts but x, against all of them. `own + x`: the task's own "
-            "expert and x, against dynamic fusion with the own expert alone.")  # fmt: skip
+    note = ("Difference in points [95 % interval]. `without x`: all experts but x, against all of them. `own + x`: the task's "
+            "own expert and x, against dynamic fusion with the own expert alone.")  # fmt: skip
     return make_table("subsets", "Adding and removing experts", note, data, shown)
 
 

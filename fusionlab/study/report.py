@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Inputs:
     """All that was measured.
 
-    answers: see `measure`. weights, likeness: the frames of `trajectories` and `interference`, None where not made. bench: rows
-    of `fusionlab bench` or None. training: data/training.json. about: facts to print at the head (date, device, command).
+    answers: see `measure`. weights, likeness: the frames of `trajectories` and `interference`, None where not made. bench:
+    rows of `fusionlab bench` or None. training: data/training.json. about: facts to print at the head (date, device, command).
     """
 
     answers: Answers
@@ -211,7 +211,8 @@ PAGE = """<!doctype html>
 """
 STYLE = """
 :root { color-scheme: light; }
-body { margin: 0; color: #1d2129; background: #fff; font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
+body { margin: 0; color: #1d2129; background: #fff;
+  font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 28px 24px 80px; }
 h1 { font-size: 28px; margin: 0 0 8px; } h2 { font-size: 21px; margin: 44px 0 4px; border-bottom: 1px solid #d8dde3; }
 h3 { font-size: 16px; margin: 22px 0 2px; } section p { margin: 2px 0 8px; color: #4c535d; max-width: 80ch; }
@@ -220,7 +221,9 @@ nav { font-size: 14px; } a { color: #0072B2; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
 th { text-align: left; font-weight: 600; border-bottom: 2px solid #8a919c; vertical-align: bottom; }
 th, td { padding: 4px 10px 4px 0; vertical-align: top; } td { border-bottom: 1px solid #e6e9ed; }
+td:first-child { white-space: nowrap; }
 .figure { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.verdicts td { min-width: 12ch; } .verdicts td:first-child { min-width: 28ch; } .verdicts td:nth-child(3) { font-weight: 600; }
+.verdicts td { min-width: 12ch; } .verdicts td:first-child { min-width: 28ch; white-space: normal; }
+.verdicts td:nth-child(3) { font-weight: 600; }
 figure { margin: 18px 0; overflow-x: auto; }
 """

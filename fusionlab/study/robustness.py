@@ -92,11 +92,12 @@ def robustness_table(answers: Answers) -> Table:
             fields = ("mean", "deviation", "lowest", "highest")
             average = {name: sum(row[name] for row in group) / len(group) for name in fields}
             data.append({"dimension": dimension, "shots": shots, "task": AVERAGE, "method": method,
-                         "settings": min(row["settings"] for row in group), "n": sum(row["n"] for row in group), **average})  # fmt: skip
+                         "settings": min(row["settings"] for row in group), "n": sum(row["n"] for row in group),
+                         **average})  # fmt: skip
             line |= {"mean spread": number(average["deviation"])}
         shown.append(line)
     columns = ["varied", "method", *answers.tasks, "mean spread"]
     shown = [{column: line.get(column, "") for column in columns} for line in shown]
-    note = ("Mean over settings (lowest to highest), per cent; the spread is the standard deviation over settings, in points, "
-            "averaged over tasks.")  # fmt: skip
+    note = ("Mean over settings (lowest to highest), per cent; the spread is the standard deviation over settings, in "
+            "points, averaged over tasks.")  # fmt: skip
     return make_table("robustness", "Robustness to how a question is asked", note, data, shown)

@@ -82,11 +82,12 @@ def read_about(folder: Path | None = None) -> dict[str, Any]:
 def remake_prompts(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with the prompts that were asked, made from the tasks. Raises TaskError for an item that is gone."""
     return _by_task(rows, lambda task, item, row: {"prompt": task.prompt(
-        item, shots=row["shots"], seed=row["seed"], phrasing=row["phrasing"], order_seed=row["order"] or None)})  # fmt: skip
+        item, shots=row["shots"], seed=row["seed"], phrasing=row["phrasing"], 
+        order_seed=row["order"] or None)})  # fmt: skip
 
 
 def rescore(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their outputs extracted and scored again by today's rules. Raises TaskError for an item that is gone."""
+    """The rows with their outputs extracted and scored by today's rules. Raises TaskError for an item that is gone."""
     return _by_task(rows, lambda task, item, row: {
         "extracted": task.extract(row["output"], item, phrasing=row["phrasing"]),
         "score": float(task.score(row["output"], item, phrasing=row["phrasing"])),

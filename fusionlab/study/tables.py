@@ -51,8 +51,8 @@ def several_experts_table(answers: Answers) -> Table:
     return score_table(
         answers, "table2", "Table 2: all experts loaded", SEVERAL, answers.seen, unseen=answers.unseen,
         references={"own": DYNAMIC, "paper": PAPER, "large": LARGE}, share_kind="large-full",
-        note="As Table 1; experts loaded: " + (answers.team.replace("+", ", ") or "none") + ". Δ own: to dynamic fusion with "
-        "the task's own expert only, which has to be told the task. Averages are over the seen tasks; Δ unseen is the "
+        note="As Table 1; experts loaded: " + (answers.team.replace("+", ", ") or "none") + ". Δ own: to dynamic fusion "
+        "with the task's own expert only, which has to be told the task. Averages are over the seen tasks; Δ unseen is the "
         "difference to the large model on what no expert was trained on.",
     )  # fmt: skip
 
@@ -142,8 +142,8 @@ def time_table(answers: Answers) -> Table:
                 "of large, per token": number(sum(per_token) / len(per_token) if per_token else None, ".2f")}  # fmt: skip
         shown.append(row)
     devices = ", ".join(dict.fromkeys(map(str, answers.rows["device"]))) if len(answers.rows) else ""
-    note = (f"Seconds per 1,000 answers (device: {devices or 'none'}; batched, a batch's time shared evenly). A method that "
-            "writes longer answers takes longer for the same speed, so the last column compares time per token.")  # fmt: skip
+    note = (f"Seconds per 1,000 answers (device: {devices or 'none'}; batched, a batch's time shared evenly). A method "
+            "that writes longer answers takes longer at the same speed: the last column compares time per token.")  # fmt: skip
     columns = ["", *(f"{task}, s" for task in answers.tasks), "of large", "of large, per token"]
     shown = [{column: row.get(column, "") for column in columns} for row in shown]
     return make_table("table3", "Table 3: time", note, data, shown)

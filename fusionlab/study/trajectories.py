@@ -73,13 +73,13 @@ def trajectory_table(weights: pd.DataFrame | None) -> Table:
          **{part: number(row[part.replace(" ", "_")], ".2f") for part in PARTS},
          "spread within": number(row["within"], ".2f"), "flipped, %": number(row["flipped"])} for row in data
     ]  # fmt: skip
-    note = ("Mean weight per token (1: the whole change of the expert), in parts of the answer; spread within an answer is the "
-            "standard deviation of its weights; flipped: tokens that this expert moved away from the large model's choice.")  # fmt: skip
+    note = ("Mean weight per token (1: the whole change of the expert), in parts of the answer; spread within an answer is "
+            "the standard deviation of its weights; flipped: tokens that this expert moved off the large model's choice.")  # fmt: skip
     return make_table("trajectories", "Weights in the course of an answer", note, data, shown)
 
 
 def mean_by_part(group: pd.DataFrame) -> dict[str, float]:
-    """Mean weight of the first token and of each third of the answer, token i of n lying at i / n; NaN where there is none."""
+    """Mean weight of the first token and of each third of the answer, token i of n lying at i / n; NaN for none."""
     place = group["position"] / group["tokens"]
     means = {}
     for part, (low, high) in PARTS.items():

@@ -78,7 +78,7 @@ def weight_table(answers: Answers) -> Table:
             row["of headroom, %"] = number(whole.get("share_of_headroom"), ".0f")
             data += facts
             shown.append(row)
-    note = ("Per cent ± standard error. The best fixed weight per item looks at the answers, so it is a bound and no method. "
+    note = ("Per cent ± standard error. The best fixed weight per item looks at the answers, so it is a bound, no method. "
             "Share of headroom: (method - dynamic) / (best per item - dynamic), of the averages; fixed weights tried: "
             + (", ".join(f"{weight:g}" for weight in fixed) or "none") + ".")  # fmt: skip
     return make_table("weights", "Fixed weights, and the headroom above dynamic", note, data, shown)
