@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fusionlab.tasks import Task
     from fusionlab.team import Team
 
-QUICK_ITEMS, QUICK_TRACES, QUICK_CONTEXTS = 6, 4, 2
+QUICK_ITEMS, QUICK_TRACES, QUICK_CONTEXTS = 4, 2, 1
 FULL_TRACES, FULL_CONTEXTS = 20, 10
 
 
@@ -52,7 +52,7 @@ class Settings:
     items: int | None = QUICK_ITEMS
     traces: int = QUICK_TRACES
     contexts: int = QUICK_CONTEXTS
-    batch_size: int = 6
+    batch_size: int = 8
     device: str = "cpu"
     dtype: str | None = None
     price: float = PRICE
@@ -76,13 +76,16 @@ def answer_study(
     team, tasks: others than the embedded team and the bundled tasks. Raises FusionError.
     """
     from fusionlab.evaluate import Evaluator
+    from fusionlab.methods import find_fault
     from fusionlab.study.plan import FULL, QUICK, plan_study
     from fusionlab.tasks import load_task
 
     tasks = tasks or {name: load_task(name) for name in settings.tasks}
     team = team or load_embedded(settings)
     groups = FULL if settings.full else QUICK
-    cells, notes = plan_study(tasks, list(team.experts), groups, left_out=() if has_predictor() else ("predicted",))
+    cells, notes = plan_study(
+        tasks, list(team.experts), groups, left_out=[] if find_fault("predicted") is None else ["predicted"]
+    )
     evaluator = Evaluator(team, tasks, folder=folder, limit=settings.items, batch_size=settings.batch_size, say=say)
     total = sum(len(evaluator.items[cell.task]) for cell in cells)
     with bar(total, "answer") as advance:
@@ -134,7 +137,7 @@ def load_embedded(settings: Settings) -> Team:
 
 
 def shipped_study(folder: Path | None = None) -> Inputs:
-    """The full study's answers, scored again by today's rules, without models. Raises MissingFileError, CorruptFileError."""
+    """The full study's answers, scored by today's rules, without models. Raises MissingFileError, CorruptFileError."""
     rows = shipped.rescore(shipped.read_shipped_rows(folder))
     frames = (shipped.read_frame(name, folder) for name in (shipped.WEIGHTS, shipped.LIKENESS, shipped.BENCH))
     return Inputs(Answers(rows, read_records()), *frames, read_training(), shipped.read_about(folder))  # type: ignore[arg-type]
@@ -148,17 +151,6 @@ def read_training() -> dict[str, Any]:
         return dict(json.loads(find_data_file("training.json").read_text()))
     except MissingFileError:
         return {}
-
-
-def has_predictor() -> bool:
-    """Whether the method `predicted` can run."""
-    from fusionlab.predictor import load_predictor
-
-    try:
-        load_predictor()
-    except MissingFileError:
-        return False
-    return True
 
 
 def make_study(settings: Settings | None = None, *, folder: Path, use_shipped: bool = False,

@@ -1,7 +1,8 @@
 """The cost ledger: what small and experts cost to train and to run, against fine-tuning the large model.
 
 Symbols: C corpus and S small model (seconds, once), e_t expert of task t, f_t fine-tuning the large model on task t; k
-tasks, L large models that are served with the same small and experts; a (fusion) and b (the large model alone) seconds per answer.
+tasks, L large models that are served with the same small and experts; a (fusion) and b (the large model alone) seconds
+per answer.
     training by fusion  F(k) = C + S + sum_t e_t          (once, for any number of large models)
     by fine-tuning      G(k, L) = L sum_t f_t
     break-even tasks    k* = (C + S) / (mean f - mean e)   at L = 1; "never" if mean f <= mean e
@@ -104,8 +105,10 @@ def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -
                 add("answers up to which fusion is cheaper in all (N*)",
                     break_even_answers(tuned["seconds"] - fusion, fused - alone), "answers", RECORDED[kind])  # fmt: skip
     shown = [{"": row["quantity"], "against": row["against"], "value": said(row), "unit": row["unit"]} for row in data]
-    note = ("F = corpus + small + experts, G = fine-tuning of each task, a and b = seconds per answer of fusion and of the "
-            "large model at the same length: k* = (corpus + small) / (f - e), L* = F / G, N* = (G - F) / (a - b).")  # fmt: skip
+    note = (
+        "F = corpus + small + experts, G = fine-tuning of each task, a and b = seconds per answer of fusion and of the "
+        "large model at the same length: k* = (corpus + small) / (f - e), L* = F / G, N* = (G - F) / (a - b)."
+    )
     return make_table("break-even", "Price of answers, and break-even", note, data, shown)
 
 

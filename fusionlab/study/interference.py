@@ -51,8 +51,8 @@ def likeness_table(likeness: pd.DataFrame | None) -> Table:
             row = cells.get((task, first, second))
             line[head(task)] = "" if row is None else number(row["pooled"], "+.2f")
         shown.append(line)
-    note = ("Cosine of two experts' changes on the same text, by the task that the text is from (1: the same change, 0: none "
-            "in common), and of their weight changes. Positions with large changes count more.")  # fmt: skip
+    note = ("Cosine of two experts' changes on the same text, by the task that the text is from (1: the same change, 0: "
+            "none in common), and of their weight changes. Positions with large changes count more.")  # fmt: skip
     return make_table("likeness", "How alike the experts' changes are", note, data, shown)
 
 
@@ -103,8 +103,8 @@ def subsets_table(answers: Answers) -> Table:
             row = group.get(task)
             line[task] = "" if row is None else f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
         shown.append(line)
-    note = ("Difference in points [95 % interval]. `without x`: all experts but x, against all of them. `own + x`: the task's "
-            "own expert and x, against dynamic fusion with the own expert alone.")  # fmt: skip
+    note = ("Difference in points [95 % interval]. `without x`: all experts but x, against all of them. `own + x`: the "
+            "task's own expert and x, against dynamic fusion with the own expert alone.")  # fmt: skip
     return make_table("subsets", "Adding and removing experts", note, data, shown)
 
 

@@ -160,9 +160,14 @@ class Answers:
         return Estimate(sum(float(score["value"]) for score in known) / len(known), math.hypot(*errors) / len(known),
                         sum(int(score.get("n") or 0) for score in known))  # fmt: skip
 
+    def bounded(self, tasks: Sequence[str], kind: str) -> list[str]:
+        """Those of the tasks that a recorded bound has a score for."""
+        return [task for task in tasks if task in self.recorded.get(kind, {})]
+
     def share(self, tasks: Sequence[str], way: Way, kind: str = "large-full") -> float | None:
-        """Percent of a recorded bound's mean that the way's mean reaches; None where either is missing."""
-        mine, bound = self.estimate(tasks, way), self.bound(tasks, kind)
+        """Percent of a recorded bound's mean that the way's mean reaches, over the tasks that have one; None for none."""
+        recorded = self.bounded(tasks, kind)
+        mine, bound = self.estimate(recorded, way), self.bound(recorded, kind)
         return None if mine is None or bound is None or bound.value <= 0 else 100 * mine.value / bound.value
 
     def only(self, methods: Sequence[str]) -> Answers:

@@ -31,7 +31,7 @@ class Inputs:
     """All that was measured.
 
     answers: see `measure`. weights, likeness: the frames of `trajectories` and `interference`, None where not made. bench:
-    rows of `fusionlab bench` or None. training: data/training.json. about: facts to print at the head (date, device, command).
+    rows of `fusionlab bench` or None. training: data/training.json. about: facts at the head (date, device, command).
     """
 
     answers: Answers

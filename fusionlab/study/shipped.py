@@ -82,7 +82,7 @@ def read_about(folder: Path | None = None) -> dict[str, Any]:
 def remake_prompts(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with the prompts that were asked, made from the tasks. Raises TaskError for an item that is gone."""
     return _by_task(rows, lambda task, item, row: {"prompt": task.prompt(
-        item, shots=row["shots"], seed=row["seed"], phrasing=row["phrasing"], 
+        item, shots=row["shots"], seed=row["seed"], phrasing=row["phrasing"],
         order_seed=row["order"] or None)})  # fmt: skip
 
 

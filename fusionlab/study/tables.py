@@ -38,7 +38,8 @@ def single_expert_table(answers: Answers) -> Table:
         answers, "table1", "Table 1: one expert, its own task", SINGLE, answers.seen,
         references={"large": LARGE, "expert": EXPERT, "proxy": PROXY}, share_kind="large-full",
         note="Per cent ± standard error; n items per task in the head. Differences are between averages, in points, with "
-        "the 95 % interval of a paired bootstrap. The share is the average as per cent of the average of full fine-tuning.",
+        "the 95 % interval of a paired bootstrap. The share is the average as per cent of that of full fine-tuning (of the tasks in brackets, where it is not "
+        "recorded for all).",
     )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def score_table(
         for name, fact in zip([*tasks, *unseen], facts, strict=False):
             if name in unseen:
                 row[f"Δ {name}"] = written(fact, "large")
-        row["of full, %"] = number(average.get("share_of_full"))
+        row["of full, %"] = number(average.get("share_of_full")) + partly(average.get("share_tasks"), tasks)
         shown.append(row)
     return make_table(key, title, note, data, shown)
 
@@ -107,10 +108,17 @@ def measure_line(
             gap = answers.difference(tasks, line, reference) if line != reference else None
             if gap is not None:
                 fact |= {f"{name}_difference": gap.value, f"{name}_low": gap.low, f"{name}_high": gap.high}
-    bound = answers.bound(tasks, share_kind)
-    if bound is not None and bound.value > 0:
-        fact["share_of_full"] = 100 * found.value / bound.value
+    recorded = answers.bounded(tasks, share_kind)
+    mine = answers.estimate(recorded, line) if isinstance(line, Way) else answers.bound(recorded, line)
+    bound = answers.bound(recorded, share_kind)
+    if mine is not None and bound is not None and bound.value > 0:
+        fact |= {"share_of_full": 100 * mine.value / bound.value, "share_tasks": "+".join(recorded)}
     return fact
+
+
+def partly(recorded: str | None, tasks: Sequence[str]) -> str:
+    """Which tasks a share is over, where a bound is not recorded for all."""
+    return "" if not recorded or recorded == "+".join(tasks) else f" ({recorded.replace('+', ', ')})"
 
 
 def written(fact: dict[str, Any], name: str) -> str:
@@ -143,7 +151,7 @@ def time_table(answers: Answers) -> Table:
         shown.append(row)
     devices = ", ".join(dict.fromkeys(map(str, answers.rows["device"]))) if len(answers.rows) else ""
     note = (f"Seconds per 1,000 answers (device: {devices or 'none'}; batched, a batch's time shared evenly). A method "
-            "that writes longer answers takes longer at the same speed: the last column compares time per token.")  # fmt: skip
+            "that writes longer answers takes longer: the last column compares time per token.")  # fmt: skip
     columns = ["", *(f"{task}, s" for task in answers.tasks), "of large", "of large, per token"]
     shown = [{column: row.get(column, "") for column in columns} for row in shown]
     return make_table("table3", "Table 3: time", note, data, shown)
