@@ -13,7 +13,19 @@ from trace_factory import make_trace
 from fusionlab.cells import AnswerRow, as_frame
 from fusionlab.study import costs, figures, interference, robustness, tables, trajectories, weights
 from fusionlab.study.claims import (
-    AIMS, CLAIMS, DIFFERS, FAILS, HOLDS, UNKNOWN, Measured, above_zero, at_least, at_most, claims_table, every, within,
+    AIMS,
+    CLAIMS,
+    DIFFERS,
+    FAILS,
+    HOLDS,
+    UNKNOWN,
+    Measured,
+    above_zero,
+    at_least,
+    at_most,
+    claims_table,
+    every,
+    within,
 )  # fmt: skip
 from fusionlab.study.measure import Answers, Difference, Estimate, Way, compare_estimates
 from fusionlab.study.plan import FULL, QUICK, expert_sets, plan_study

@@ -26,7 +26,17 @@ from fusionlab.scores import read_records
 from fusionlab.study import shipped
 from fusionlab.study.costs import PRICE
 from fusionlab.study.measure import Answers
-from fusionlab.study.report import ANALYSES, Inputs, Study, analyse, verdict_rows, write_study, write_text
+from fusionlab.study.report import (
+    ANALYSES,
+    Inputs,
+    Study,
+    analyse,
+    main_table,
+    put_between_marks,
+    verdict_rows,
+    write_study,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shipped", nargs="?", const=True, default=False, metavar="FOLDER",
                         help="no models: the shipped answers, or those that --pack wrote to FOLDER")  # fmt: skip
     parser.add_argument("--page", type=Path, help="write study.md here too, e.g. docs/study.md")
+    parser.add_argument("--readme", type=Path, help="put the main table between the marks of this file")
     parser.add_argument("--items", type=int, help="test items per task")
     parser.add_argument("--traces", type=int, help="items per task whose weights are kept")
     parser.add_argument("--contexts", type=int, help="items per task on whose targets changes are compared")
@@ -261,6 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pages = write_study(study, out)
         if options["page"]:
             write_text(options["page"], pages[1].read_text(encoding="utf-8"))
+        if options["readme"]:
+            put_between_marks(options["readme"], main_table(study))
         print_study(study, pages, time.perf_counter() - started)
     except FusionError as error:
         print(f"fusionlab: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ from fusionlab.study.costs import PRICE, answer_seconds, break_even_table, ledge
 from fusionlab.study.interference import likeness_table, size_table, subsets_table
 from fusionlab.study.measure import Answers
 from fusionlab.study.robustness import robustness_table
-from fusionlab.study.table import Table, frame_to_html
+from fusionlab.study.table import Table, frame_to_html, frame_to_markdown
 from fusionlab.study.tables import bench_table, several_experts_table, single_expert_table, time_table
 from fusionlab.study.trajectories import trajectory_table
 from fusionlab.study.weights import weight_table
@@ -147,6 +147,30 @@ def facts_of(about: Mapping[str, Any]) -> list[str]:
     """The facts at the head of a page, one line each."""
     return [f"{name.replace('_', ' ')}: {json.dumps(value) if isinstance(value, dict | list) else value}"
             for name, value in about.items()]  # fmt: skip
+
+
+MARKS = "<!-- study: written by fusionlab.experiments.study --readme -->", "<!-- end of study -->"
+
+
+def main_table(study: Study) -> str:
+    """Tables 1 and 2 as one, without differences, in Markdown: what a README shows."""
+    import pandas
+
+    both = pandas.concat([study.tables["table1"].shown, study.tables["table2"].shown]).fillna("")
+    if both.empty:
+        return frame_to_markdown(both)
+    kept = [name for name in both.columns if not name.startswith("Δ") and name not in ("average", "of full, %")]
+    both = both.drop_duplicates("", keep="last")[[*kept, "average", "of full, %"]]
+    return frame_to_markdown(both) + "\n" + summary_of(study) + "\n"
+
+
+def put_between_marks(path: Path, text: str) -> None:
+    """Replace what stands between the two marks of a file. Raises OutputError where they are not there once each."""
+    content = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if any(content.count(mark) != 1 for mark in MARKS):
+        raise OutputError(f"{path} does not hold the marks once each", remedy=f"write {MARKS[0]} and {MARKS[1]} there")
+    head, rest = content.split(MARKS[0])
+    write_text(path, f"{head}{MARKS[0]}\n\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
 
 
 def summary_of(study: Study) -> str:
