@@ -256,7 +256,8 @@ def test_removing_and_adding_are_told_apart() -> None:
 # -- costs ---------------------------------------------------------------------------------------
 
 TRAINING = {"small": {"corpus_seconds": 100.0, "seconds": 300.0},
-            "experts": {"math": {"seconds": 50.0, "peak_bytes": 2e9}, "trivia": {"seconds": 70.0, "peak_bytes": 1e9}}}  # fmt: skip
+            "experts": {"math": {"seconds": 50.0, "peak_bytes": 2e9}, "trivia": {"seconds": 70.0,
+                        "peak_bytes": 1e9}}}  # fmt: skip
 SPENT = {"large-full": {"math": {"value": 100, "seconds": 300.0, "peak_bytes": 9e9},
                         "trivia": {"value": 80, "seconds": 320.0, "peak_bytes": 8e9}}}  # fmt: skip
 

@@ -18,7 +18,8 @@ from fusionlab.errors import FusionError, MissingFileError, OutputError, TaskErr
 from fusionlab.experiments import study as command
 from fusionlab.study import probe, shipped
 from fusionlab.study.interference import ADAPTERS
-from fusionlab.study.report import MARKS, put_between_marks
+from fusionlab.study.plan import FULL
+from fusionlab.study.report import MARKS, analyse, put_between_marks
 from fusionlab.tasks import load_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,7 +104,7 @@ def test_packing_and_the_page_from_the_command_line(tmp_path: Path, capsys: pyte
     )
     assert json.loads((target / "about.json").read_text())["conditions"] == "alone"
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    readme.write_text(f"before\n{MARKS[0]}\nearlier text\n{MARKS[1]}\nafter\n")
     page = tmp_path / "docs" / "study.md"
     out = tmp_path / "out"
     arguments = ["--shipped", str(target), "--out", str(out), "--page", str(page), "--readme", str(readme)]
@@ -113,7 +114,7 @@ def test_packing_and_the_page_from_the_command_line(tmp_path: Path, capsys: pyte
     assert {"table1.csv", "table1.md", "claims.csv"} <= {path.name for path in (out / "tables").iterdir()}
     assert (out / "study.html").stat().st_size > 1_000_000  # plotly's script is in it
     text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text and "| large alone |" in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "earlier text" not in text and "| large alone |" in text
 
 
 def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
@@ -139,6 +140,18 @@ def test_a_study_runs_resumes_and_probes_a_team(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(probe, "measure_weights", lambda *_, **__: pytest.fail("traced again"))
     again = command.answer_study(settings, tmp_path, team=make_team(), tasks=tasks)
     assert len(again.answers.rows) == len(first.answers.rows)
+
+
+@pytest.mark.slow
+def test_the_full_plan_can_be_answered(tmp_path: Path) -> None:
+    """Every method, number, choice and order of examples, phrasing and set of experts, once on a GPU's behalf."""
+    tasks = {name: make_task(name, train=8) for name in ("a", "b", "c")}
+    settings = command.Settings.choose(full=True, items=2, traces=1, contexts=1)
+    inputs = command.answer_study(settings, tmp_path, team=make_team(experts=dict.fromkeys("abd", 0.5)), tasks=tasks)
+    tables = analyse(inputs).tables
+    assert set(tables["robustness"].data["dimension"]) == {"shots", "seed", "order", "phrasing"}
+    assert {"without a", "own + b"} <= set(tables["subsets"].data["change"])
+    assert set(FULL["several experts"].methods) <= set(inputs.answers.rows["method"])
 
 
 def test_likeness_agrees_with_the_definition() -> None:

@@ -40,7 +40,6 @@ def single_expert_table(answers: Answers) -> Table:
         note="Per cent ± standard error; n items per task in the head. Differences are between averages, in points, with "
         "the 95 % interval of a paired bootstrap. The share is the average as per cent of that of full fine-tuning (of the "
         "tasks in brackets, where it is not recorded for all).",
-        "recorded for all).",
     )  # fmt: skip
 
 
