@@ -114,7 +114,12 @@ def test_packing_and_the_page_from_the_command_line(tmp_path: Path, capsys: pyte
     assert {"table1.csv", "table1.md", "claims.csv"} <= {path.name for path in (out / "tables").iterdir()}
     assert (out / "study.html").stat().st_size > 1_000_000  # plotly's script is in it
     text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "earlier text" not in text and "| large alone |" in text
+    assert (
+        text.startswith("before\n")
+        and text.endswith("\nafter\n")
+        and "earlier text" not in text
+        and "| large alone |" in text
+    )
 
 
 def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def probe_team(
             if path.is_file():
                 frame = shipped.read_frame(name, path.parent)
             else:
-                frame = measure(team, tasks, items=count, progress=lambda text: advance(text, 1))  # type: ignore[operator]
+                frame = measure(team, tasks, items=count, progress=lambda text: advance(text, 1))
                 shipped.write_frame(frame, path)
             frames.append(frame)
     return frames[0], frames[1]
@@ -149,8 +149,8 @@ def load_embedded(settings: Settings) -> Team:
 def shipped_study(folder: Path | None = None) -> Inputs:
     """The full study's answers, scored by today's rules, without models. Raises MissingFileError, CorruptFileError."""
     rows = shipped.rescore(shipped.read_shipped_rows(folder))
-    frames = (shipped.read_frame(name, folder) for name in (shipped.WEIGHTS, shipped.LIKENESS, shipped.BENCH))
-    return Inputs(Answers(rows, read_records()), *frames, read_training(), shipped.read_about(folder))  # type: ignore[arg-type]
+    weights, likeness, bench = (shipped.read_frame(name, folder) for name in shipped.FRAMES)
+    return Inputs(Answers(rows, read_records()), weights, likeness, bench, read_training(), shipped.read_about(folder))
 
 
 def read_training() -> dict[str, Any]:

@@ -137,11 +137,11 @@ class Answers:
 
     def difference(self, tasks: Sequence[str], way: Way, other: Way) -> Difference | None:
         """`way` minus `other`, averaged over the tasks; None where either was not answered on all of them."""
-        pairs = self.frames(tasks, way), self.frames(tasks, other)
-        if pairs[0] is None or pairs[1] is None:
+        own, others = self.frames(tasks, way), self.frames(tasks, other)
+        if own is None or others is None:
             return None
         strata = []
-        for mine, theirs in zip(*pairs, strict=True):
+        for mine, theirs in zip(own, others, strict=True):
             shared = mine.index.intersection(theirs.index)
             strata.append((mine.loc[shared, "score"] - theirs.loc[shared, "score"]).to_numpy())
         if any(len(values) == 0 for values in strata):

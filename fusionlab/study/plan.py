@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusionlab.cells import Cell
-from fusionlab.evaluate import PLAINLY, Asking, plan_cells
+from fusionlab.evaluate import PLAINLY, Asking, find_fault, plan_cells
 from fusionlab.methods import ALL_EXPERTS, find_method
 from fusionlab.tasks import Task
 
@@ -88,7 +88,28 @@ def plan_study(
             continue
         if group.subsets:
             names = [name for name in names if find_method(name).experts == ALL_EXPERTS]
-        planned, said = plan_cells(chosen, names, experts=experts, subsets=subsets, asking=group.asking)
+        asking = what_some_know(group.asking, chosen)
+        said = [f"no task can be asked with {asked}; left out" for asked in unknown(group.asking, asking)]
+        notes |= dict.fromkeys(said)
+        if not (asking.shots and asking.phrasings):
+            continue
+        planned, said = plan_cells(chosen, names, experts=experts, subsets=subsets, asking=asking)
         cells |= dict.fromkeys(planned)
         notes |= dict.fromkeys(said)
     return list(cells), list(notes)
+
+
+def what_some_know(asking: Asking, tasks: Sequence[Task]) -> Asking:
+    """The ways of asking without the numbers of shots and the phrasings that none of the tasks has."""
+
+    def known(**asked: int) -> bool:
+        return any(find_fault(task, **asked) is None for task in tasks)
+
+    return replace(asking, shots=tuple(count for count in asking.shots if known(shots=count)),
+                   phrasings=tuple(form for form in asking.phrasings if known(phrasing=form)))  # fmt: skip
+
+
+def unknown(asking: Asking, kept: Asking) -> list[str]:
+    """What was left out of a way of asking, in words."""
+    return [*(f"{count} examples" for count in asking.shots if count not in kept.shots),
+            *(f"phrasing {form}" for form in asking.phrasings if form not in kept.phrasings)]  # fmt: skip

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ANSWERS, WEIGHTS, LIKENESS, BENCH = "answers.parquet", "weights.parquet", "likeness.parquet", "bench.parquet"
 ABOUT = "about.json"
+FRAMES = (WEIGHTS, LIKENESS, BENCH)
 _FOLDER = "study"
 _KEY = ["task", "method", "shots", "phrasing", "seed", "order", "experts", "item"]
 

@@ -65,7 +65,8 @@ def weight_table(answers: Answers) -> Table:
     data, shown = [], []
     for way in [*ways, None]:
         label = BEST_PER_ITEM if way is None else way.label
-        row, facts = {"": label}, []
+        row = {"": label}
+        facts: list[dict[str, Any]] = []
         for name, tasks in [*((task, [task]) for task in answers.seen), (AVERAGE, answers.seen)]:
             found = best_estimate(answers, tasks) if way is None else answers.estimate(tasks, way)
             row[name] = "" if found is None else str(found)
