@@ -302,6 +302,12 @@ def test_a_sign_is_decided_by_the_interval(low: float, high: float, sign: str, m
     assert above_zero(None, "x").word == UNKNOWN
 
 
+@pytest.mark.parametrize(("value", "high", "word"), [(-0.9, 3, HOLDS), (-1.1, 3, DIFFERS), (-4, -2, FAILS)])
+def test_an_aim_is_read_from_the_mean(value: float, high: float, word: str) -> None:
+    """It was set on the measured figure; the interval only tells a sure miss from an unsure one."""
+    assert not_below(Difference(value, -5, high, 100), "x", margin=1.0).word == word
+
+
 @pytest.mark.parametrize(("value", "word"), [(92, HOLDS), (83, DIFFERS), (82, FAILS), (math.nan, UNKNOWN), (None, UNKNOWN)])
 def test_a_bound_has_a_near_miss(value: float | None, word: str) -> None:
     """Within a tenth of the bound is not the same as far from it."""

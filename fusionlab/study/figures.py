@@ -80,7 +80,7 @@ def weight_figure(table: Table) -> go.Figure | None:
                     hovertemplate=f"{task}: {label} " + "%{y:.1f}<extra></extra>"))  # fmt: skip
     figure.update_xaxes(title_text="fixed weight", dtick=0.5)
     figure.update_yaxes(ticksuffix=" %", rangemode="tozero")
-    return finish(figure, "Fixed weights; dotted: dynamic, dash-dotted: best fixed weight per item", 460)
+    return finish(figure, "Fixed weights (dotted: dynamic; dash-dotted: best per item)", 460)
 
 
 def robustness_figure(table: Table) -> go.Figure | None:
@@ -105,7 +105,7 @@ def robustness_figure(table: Table) -> go.Figure | None:
             row=1, col=column)  # fmt: skip
     labels = [Way(method).label for method in methods]
     figure.update_yaxes(categoryorder="array", categoryarray=labels, automargin=True)
-    figure.update_xaxes(ticksuffix=" %", nticks=4)
+    figure.update_xaxes(ticksuffix=" %", dtick=20)
     return finish(figure, "Lowest, mean and highest score over settings", 150 + 32 * len(methods))
 
 
@@ -118,16 +118,18 @@ def trajectory_figure(weights: pd.DataFrame | None) -> go.Figure | None:
     tasks = list(dict.fromkeys(means["task"]))
     columns = [name for name in LOADED if (means["loaded"] == name).any()]
     experts = sorted(dict.fromkeys(means["expert"]))
+    held = set(zip(means["task"], means["loaded"], strict=True))
     figure = subplots.make_subplots(
         rows=len(tasks), cols=len(columns), horizontal_spacing=0.06, vertical_spacing=0.24 / max(len(tasks), 2),
-        subplot_titles=[f"{task}: {LOADED[name]}" for task in tasks for name in columns])  # fmt: skip
+        subplot_titles=[f"{task}: {LOADED[name] if (task, name) in held else 'no expert of its own'}"
+                        for task in tasks for name in columns])  # fmt: skip
     shown: set[str] = set()
     for row, task in enumerate(tasks, start=1):
         for column, name in enumerate(columns, start=1):
             panel = means[(means["task"] == task) & (means["loaded"] == name)]
             if panel.empty:
-                figure.add_annotation(text="no expert of its own", showarrow=False, x=0.5, y=0.5, row=row, col=column,
-                                      xref="x domain", yref="y domain", font={"color": GREY})  # fmt: skip
+                figure.update_xaxes(visible=False, row=row, col=column)
+                figure.update_yaxes(visible=False, row=row, col=column)
             for expert in dict.fromkeys(panel["expert"]):
                 line, index = panel[panel["expert"] == expert], experts.index(expert) % len(COLOURS)
                 figure.add_trace(graph.Scatter(
@@ -175,7 +177,11 @@ def cost_figure(ledger: Table, seconds: tuple[float, float], *, price: float = P
     """
     graph, _ = load_plotly()
     totals: dict[str, float] = {}
-    for row in ledger.data.to_dict("records"):
+    rows = ledger.data.to_dict("records")
+    experts = sum(row["runs"] for row in rows if row["part"].startswith("experts"))
+    for row in rows:
+        if row["per"] == "task" and row["runs"] != experts:
+            continue  # recorded on a part of the tasks only
         name = "fusion: small + experts" if row["per"] == "once" or row["part"].startswith("experts") else row["part"]
         totals[name] = totals.get(name, 0.0) + row["seconds"]
     if len(totals) < 2 or any(map(math.isnan, seconds)):
@@ -188,7 +194,7 @@ def cost_figure(ledger: Table, seconds: tuple[float, float], *, price: float = P
             x=counts, y=[(spent + count * each) / 3600 * price for count in counts], name=name, mode="lines",
             line={"color": COLOURS[index % len(COLOURS)], "dash": DASHES[index % len(DASHES)], "width": 2.5}))  # fmt: skip
     figure.update_xaxes(type="log", title_text="answers", exponentformat="power", dtick=1)
-    figure.update_yaxes(type="log", title_text=f"price at {price:g} a GPU hour")
+    figure.update_yaxes(type="log", dtick=1, title_text=f"price at {price:g} a GPU hour")
     return finish(figure, "Training and answering together", 440)
 
 

@@ -40,7 +40,10 @@ class Way:
         asked += [f"{name} {value}" for name, value in (("phrasing", self.phrasing), ("seed", self.seed),
                                                         ("order", self.order)) if value]  # fmt: skip
         experts = [f"[{self.experts.replace('+', ' + ')}]"] if self.experts else []
-        return ", ".join([find_method(self.method).label, *asked]) + "".join(f" {part}" for part in experts)
+        name = find_method(self.method).label
+        if self.method.endswith(":experts=all"):
+            name = name.replace("own expert", "all experts").removesuffix(", experts = all")
+        return ", ".join([name, *asked]) + "".join(f" {part}" for part in experts)
 
 
 @dataclass(frozen=True)

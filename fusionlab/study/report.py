@@ -61,6 +61,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (  # headin
     ("Interference and redundancy", ("likeness", "sizes", "subsets"), ("likeness",)),
     ("Cost", ("costs", "break-even"), ("costs",)),
 )
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 ANALYSES = ("table1", "table2", "table3", "bench", "weights", "trajectories", "robustness", "likeness", "sizes", "subsets",
             "costs", "break-even", "claims", "aims")  # fmt: skip
 
@@ -120,7 +121,7 @@ def write_study(study: Study, folder: Path) -> list[Path]:
         texts[f"tables/{key}.md"] = table.to_markdown
         texts[f"tables/{key}.csv"] = lambda table=table: table.data.to_csv(index=False)  # type: ignore[misc]
     for key, figure in study.figures.items():
-        texts[f"figures/{key}.html"] = lambda figure=figure: figure.to_html(include_plotlyjs=True)  # type: ignore[misc]
+        texts[f"figures/{key}.html"] = lambda figure=figure: figure.to_html(include_plotlyjs=True, config=CONFIG)  # type: ignore[misc]
     for name, text in texts.items():
         write_text(folder / name, text())
     return [folder / "study.html", folder / "study.md"]
@@ -202,7 +203,8 @@ def to_html(study: Study) -> str:
                         f"{frame_to_html(table.shown)}</section>")  # fmt: skip
         for key in drawn:
             if key in study.figures:
-                body.append(f"<figure>{study.figures[key].to_html(include_plotlyjs=script, full_html=False)}</figure>")
+                drawing = study.figures[key].to_html(include_plotlyjs=script, full_html=False, config=CONFIG)
+                body.append(f"<figure>{drawing}</figure>")
                 script = False
     menu = " · ".join(f'<a href="#{anchor(heading)}">{html.escape(heading)}</a>' for heading, _, _ in SECTIONS)
     facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts_of(study.about))
