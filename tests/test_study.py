@@ -25,6 +25,7 @@ from fusionlab.study.claims import (
     at_most,
     claims_table,
     every,
+    not_below,
     within,
 )  # fmt: skip
 from fusionlab.study.measure import Answers, Difference, Estimate, Way, compare_estimates
