@@ -265,7 +265,7 @@ SPENT = {"large-full": {"math": {"value": 100, "seconds": 300.0, "peak_bytes": 9
 
 def test_break_even_follows_its_formulae() -> None:
     """F = 400 + 120, G = 620; a = 4 s, b = 2 s (math) and 4 s (trivia, at the fused answer's length)."""
-    answers = Answers(PAIR.rows, SPENT)
+    answers = Answers(PAIR.rows.assign(device="cuda:0"), SPENT)
     ledger = costs.ledger_table(TRAINING, SPENT, answers.seen, price=3.6)
     spent = ledger.data.set_index("part")
     assert spent.loc["experts (adapters on small)", ["runs", "seconds", "peak_bytes"]].tolist() == [2, 120.0, 2e9]
@@ -276,6 +276,8 @@ def test_break_even_follows_its_formulae() -> None:
     assert found.filter(like="L*").iloc[0] == pytest.approx(520 / 620)
     assert found.filter(like="N*").iloc[0] == pytest.approx(100 / 1.0)
     assert found["1,000 answers by dynamic fusion"] == pytest.approx(4.0)
+    on_cpu = costs.break_even_table(Answers(PAIR.rows, SPENT), ledger).data["quantity"]
+    assert not on_cpu.str.contains("N*", regex=False).any()
 
 
 def test_what_never_pays_says_never() -> None:
@@ -380,7 +382,13 @@ def test_the_report_holds_every_table_and_needs_no_network() -> None:
     """One page for people, the same tables in Markdown."""
     frame = trajectories.weight_rows([make_trace()], ["i0"], task="math", loaded="all")
     made = analyse(
-        Inputs(Answers(pandas.concat([PAIR.rows, ABLATION.rows.iloc[4:8]]), SPENT), frame, LIKENESS, None, TRAINING)
+        Inputs(
+            Answers(pandas.concat([PAIR.rows, ABLATION.rows.iloc[4:8]]).assign(device="cuda:0"), SPENT),
+            frame,
+            LIKENESS,
+            None,
+            TRAINING,
+        )
     )
     page, text = to_html(made), to_markdown(made)
     for table in made.tables.values():

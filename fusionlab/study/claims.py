@@ -6,7 +6,7 @@ a claim is compared in sign or share, not in points. A rule reads one measured q
     above zero   holds if the interval lies above 0, "does not hold here" if it lies below, "differs" if 0 is inside:
                  these items show no difference
     within       holds if the interval lies above -margin, "does not hold here" if it lies below 0, else "differs"
-    not below    (aims) holds if the mean reaches -margin, "does not hold here" if the interval lies below it, else "differs"
+    not below    (aims) holds if the mean reaches -margin, "does not hold here" if the interval is below it, or "differs"
     at least     holds if the value reaches the bound, "differs" if it misses it by less than a tenth of the bound, else
                  "does not hold here"; "at most" likewise
 """

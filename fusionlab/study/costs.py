@@ -70,7 +70,7 @@ def seconds_and_peaks(records: Sequence[Mapping[str, Any]]) -> tuple[list[Any], 
 
 
 def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -> Table:
-    """Price per 1,000 answers, and when fusion is cheaper than fine-tuning; formulae in the module's docstring.
+    """Price per 1,000 answers on the machine that answered, and when fusion is cheaper than fine-tuning; formulae in the module's docstring.
 
     data: quantity, against ("large-full", "large-lora" or ""), value, unit; value is inf for "never" (or "always").
     """
@@ -101,7 +101,7 @@ def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -
                 "models",
                 RECORDED[kind],
             )
-            if not math.isnan(fused):
+            if not math.isnan(fused) and on_gpu(answers):  # training was timed on one
                 add("answers up to which fusion is cheaper in all (N*)",
                     break_even_answers(tuned["seconds"] - fusion, fused - alone), "answers", RECORDED[kind])  # fmt: skip
     shown = [{"": row["quantity"], "against": row["against"], "value": said(row), "unit": row["unit"]} for row in data]
@@ -121,6 +121,11 @@ def answer_seconds(answers: Answers) -> tuple[float, float]:
     alone = [float(large["seconds"].sum() / max(large["tokens"].sum(), 1) * frame["tokens"].mean())
              for frame, large in zip(frames, base, strict=True)]  # fmt: skip
     return sum(fused) / len(fused), sum(alone) / len(alone)
+
+
+def on_gpu(answers: Answers) -> bool:
+    """Whether all answers were timed on a GPU, as training was."""
+    return len(answers.rows) > 0 and all(str(device).startswith("cuda") for device in answers.rows["device"].unique())
 
 
 def break_even_tasks(once: float, expert: float, tuned: float) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fusionlab.errors import OutputError
 from fusionlab.study import figures
 from fusionlab.study.claims import AIMS, CLAIMS, Measured, claims_table
-from fusionlab.study.costs import PRICE, answer_seconds, break_even_table, ledger_table
+from fusionlab.study.costs import PRICE, answer_seconds, break_even_table, ledger_table, on_gpu
 from fusionlab.study.interference import likeness_table, size_table, subsets_table
 from fusionlab.study.measure import Answers
 from fusionlab.study.robustness import robustness_table
@@ -106,7 +106,9 @@ def draw(tables: Mapping[str, Table], inputs: Inputs, *, price: float = PRICE) -
         "robustness": figures.robustness_figure(tables["robustness"]),
         "trajectories": figures.trajectory_figure(inputs.weights),
         "likeness": figures.likeness_figure(tables["likeness"]),
-        "costs": figures.cost_figure(tables["costs"], answer_seconds(inputs.answers), price=price),
+        "costs": figures.cost_figure(tables["costs"], answer_seconds(inputs.answers), price=price)
+        if on_gpu(inputs.answers)
+        else None,
     }
     return {key: figure for key, figure in made.items() if figure is not None}
 
