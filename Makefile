@@ -6,9 +6,11 @@ PYTHON  ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Test processes. Each may hold the embedded team (about 1 GB).
 WORKERS ?= 2
-# Extra arguments, e.g. make test PYTEST="-k kl", make demo DEMO="--items 50"
+# Extra arguments, e.g. make test PYTEST="-k kl", make demo DEMO="--items 50",
+# make study STUDY="--full --device cuda"
 PYTEST  ?=
 DEMO    ?=
+STUDY   ?=
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -16,7 +18,7 @@ READY := $(VENV)/.ready
 PIP   := $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lab bench hooks chromium constraints clean distclean
+.PHONY: help setup demo study test lint format lab bench hooks chromium constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +57,9 @@ chromium: ## look for Chromium (browser tests); as root on Debian, install it
 
 demo: $(READY) ## the main job: fuse on real items, write figures and tables to runs/demo
 	$(BIN)/python -m fusionlab.experiments.demo --out runs/demo $(DEMO)
+
+study: $(READY) ## the paper's tables from a few items; STUDY=--shipped: from the full study's answers, STUDY=--full: all
+	$(BIN)/python -m fusionlab.experiments.study --out runs/study $(STUDY)
 
 test: $(READY) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)

@@ -35,6 +35,7 @@ LAYERS = [
     {"decode", "decode_batch", "record", "speculate"},
     {"loading", "team"},
     {"baselines", "cells", "evaluate", "methods", "scores", "train"},
+    {"study"},
     {"bench", "experiments"},
     {"cli", "doctor"},
 ]
@@ -412,7 +413,7 @@ def test_makefile_offers_the_promised_targets() -> None:
     """README, CONTRIBUTING and CI name these."""
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     offered = {line.split()[1] for line in listed.splitlines()}
-    assert {"setup", "demo", "test", "lint", "lab", "bench", "clean"} <= offered
+    assert {"setup", "demo", "study", "test", "lint", "lab", "bench", "clean"} <= offered
 
 
 def test_setup_refuses_an_old_python_in_words(tmp_path: Path) -> None:
