@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options["page"]:
             write_text(options["page"], pages[1].read_text(encoding="utf-8"))
         if options["readme"]:
-            put_between_marks(options["readme"], main_table(study))
+            put_between_marks(options["readme"], main_table(study, page=options["page"] and options["page"].as_posix()))
         print_study(study, pages, time.perf_counter() - started)
     except FusionError as error:
         print(f"fusionlab: {error}", file=sys.stderr)

@@ -70,7 +70,7 @@ def seconds_and_peaks(records: Sequence[Mapping[str, Any]]) -> tuple[list[Any], 
 
 
 def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -> Table:
-    """Price per 1,000 answers on the machine that answered, and when fusion is cheaper than fine-tuning; formulae in the module's docstring.
+    """Price per 1,000 answers on the machine that answered, and when fusion is cheaper; formulae in the module's docstring.
 
     data: quantity, against ("large-full", "large-lora" or ""), value, unit; value is inf for "never" (or "always").
     """
@@ -107,7 +107,8 @@ def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -
     shown = [{"": row["quantity"], "against": row["against"], "value": said(row), "unit": row["unit"]} for row in data]
     note = (
         "F = corpus + small + experts, G = fine-tuning of each task, a and b = seconds per answer of fusion and of the "
-        "large model at the same length: k* = (corpus + small) / (f - e), L* = F / G, N* = (G - F) / (a - b)."
+        "large model at the same length: k* = (corpus + small) / (f - e), L* = F / G, N* = (G - F) / (a - b) "
+        "(only where answers were timed on a GPU, as training was)."
     )
     return make_table("break-even", "Price of answers, and break-even", note, data, shown)
 

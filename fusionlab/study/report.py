@@ -155,8 +155,8 @@ def facts_of(about: Mapping[str, Any]) -> list[str]:
 MARKS = "<!-- study: written by fusionlab.experiments.study --readme -->", "<!-- end of study -->"
 
 
-def main_table(study: Study) -> str:
-    """Tables 1 and 2 as one, without differences, in Markdown: what a README shows."""
+def main_table(study: Study, *, page: str | None = None) -> str:
+    """Tables 1 and 2 as one, without differences, in Markdown: what a README shows. page: where all tables stand."""
     import pandas
 
     both = pandas.concat([study.tables["table1"].shown, study.tables["table2"].shown]).fillna("")
@@ -164,7 +164,7 @@ def main_table(study: Study) -> str:
         return frame_to_markdown(both)
     kept = [name for name in both.columns if not name.startswith("Δ") and name not in ("average", "of full, %")]
     both = both.drop_duplicates("", keep="last")[[*kept, "average", "of full, %"]]
-    return frame_to_markdown(both) + "\n" + summary_of(study) + "\n"
+    return frame_to_markdown(both) + "\n" + summary_of(study) + (f" Every table: [{page}]({page})." if page else "") + "\n"
 
 
 def put_between_marks(path: Path, text: str) -> None:
@@ -241,7 +241,7 @@ STYLE = """
 :root { color-scheme: light; }
 body { margin: 0; color: #1d2129; background: #fff;
   font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 28px 24px 80px; }
+main { max-width: 1320px; margin: 0 auto; padding: 28px 24px 80px; }
 h1 { font-size: 28px; margin: 0 0 8px; } h2 { font-size: 21px; margin: 44px 0 4px; border-bottom: 1px solid #d8dde3; }
 h3 { font-size: 16px; margin: 22px 0 2px; } section p { margin: 2px 0 8px; color: #4c535d; max-width: 80ch; }
 .lead { max-width: 80ch; } .facts { color: #4c535d; font-size: 13px; padding-left: 18px; }
