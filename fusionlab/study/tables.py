@@ -37,7 +37,8 @@ def single_expert_table(answers: Answers) -> Table:
     return score_table(
         answers, "table1", "Table 1: one expert, its own task", SINGLE, answers.seen,
         references={"large": LARGE, "expert": EXPERT, "proxy": PROXY}, share_kind="large-full",
-        note="Per cent ± standard error; n items per task in the head. Differences are between averages, in points, with "
+        note="Per cent ± standard error; n items per task in the head, or in the cell. "
+        "Differences are between averages, in points, with "
         "the 95 % interval of a paired bootstrap. The share is the average as per cent of that of full fine-tuning (of the "
         "tasks in brackets, where it is not recorded for all).",
     )  # fmt: skip
@@ -71,7 +72,7 @@ def score_table(
         for name, some in [*((task, [task]) for task in [*tasks, *unseen]), (AVERAGE, list(tasks))]:
             fact = measure_line(answers, line, some, references if name not in unseen else {"large": LARGE}, share_kind)
             facts.append({"label": label, "task": name} | fact if fact else {})
-            row[head_of(answers, name)] = f"{Estimate(fact['value'], fact['standard_error'], 0)}" if fact else ""
+            row[head_of(answers, name)] = write_score(fact, usual=usual_count(answers, name)) if fact else ""
         if not any(facts):
             continue
         data += [fact for fact in facts if fact]
@@ -85,14 +86,24 @@ def score_table(
     return make_table(key, title, note, data, shown)
 
 
-def head_of(answers: Answers, task: str) -> str:
-    """A task with the number of its items, as the head of a column."""
-    if task == AVERAGE:
-        return AVERAGE
+def usual_count(answers: Answers, task: str) -> int | None:
+    """The most items that any method answered of a task; None where it was not answered, or for the average."""
     counts = [
         len(frame) for name, way in answers.cells() if name == task and (frame := answers.cell(task, way)) is not None
     ]
-    return f"{task} ({max(counts)})" if counts else task
+    return max(counts, default=None)
+
+
+def head_of(answers: Answers, task: str) -> str:
+    """A task with the number of its items, as the head of a column."""
+    count = usual_count(answers, task)
+    return task if count is None else f"{task} ({count})"
+
+
+def write_score(fact: dict[str, Any], *, usual: int | None) -> str:
+    """Value ± standard error, and n where it is not the column's."""
+    text = str(Estimate(fact["value"], fact["standard_error"], fact["n"]))
+    return text if usual is None or fact["n"] == usual else f"{text} (n = {fact['n']})"
 
 
 def measure_line(
