@@ -132,6 +132,12 @@ def test_table_1_holds_tasks_average_differences_and_share() -> None:
     assert "large, full fine-tuning" in set(table.shown[""])
 
 
+def test_a_value_of_fewer_items_says_so() -> None:
+    """A cell that was stopped early must not pass for a whole one."""
+    answers = study(cell("math", "large", [0, 1, 0, 1]), cell("math", "dynamic", [1, 1]))
+    assert tables.single_expert_table(answers).shown["math (4)"].tolist() == ["50.0 ± 28.9", "100.0 ± 0.0 (n = 2)"]
+
+
 def test_table_2_keeps_the_unseen_out_of_the_average() -> None:
     """What no expert knows is a column of its own, compared with the large model."""
     table = tables.several_experts_table(PAIR)

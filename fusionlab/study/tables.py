@@ -37,7 +37,7 @@ def single_expert_table(answers: Answers) -> Table:
     return score_table(
         answers, "table1", "Table 1: one expert, its own task", SINGLE, answers.seen,
         references={"large": LARGE, "expert": EXPERT, "proxy": PROXY}, share_kind="large-full",
-        note="Per cent ± standard error; n items per task in the head. Differences are between averages, in points, with "
+        note="Per cent ± standard error; n items per task in the head, and beside a value of fewer. Differences are between averages, in points, with "
         "the 95 % interval of a paired bootstrap. The share is the average as per cent of that of full fine-tuning (of the "
         "tasks in brackets, where it is not recorded for all).",
     )  # fmt: skip
@@ -71,7 +71,7 @@ def score_table(
         for name, some in [*((task, [task]) for task in [*tasks, *unseen]), (AVERAGE, list(tasks))]:
             fact = measure_line(answers, line, some, references if name not in unseen else {"large": LARGE}, share_kind)
             facts.append({"label": label, "task": name} | fact if fact else {})
-            row[head_of(answers, name)] = f"{Estimate(fact['value'], fact['standard_error'], 0)}" if fact else ""
+            row[head_of(answers, name)] = said(answers, line, name, fact)
         if not any(facts):
             continue
         data += [fact for fact in facts if fact]
