@@ -154,6 +154,14 @@ def test_table_3_compares_time_per_answer_and_per_token() -> None:
     assert data.loc[("large", "math"), "seconds_per_1000"] == 2000
 
 
+def test_times_of_two_machines_are_not_compared() -> None:
+    """A large model on a GPU and a fusion on a laptop give a ratio of machines, not of methods."""
+    answers = study(cell("math", "large", [0, 1], device="cuda:0"), cell("math", "dynamic", [1, 1], device="cpu"))
+    table = tables.time_table(answers)
+    assert math.isnan(table.data.set_index("method").loc["dynamic", "relative"])
+    assert table.shown["math, s"].tolist() == ["1,000.0 (cuda:0)", "1,000.0 (cpu)"]
+
+
 def test_an_empty_table_says_that_nothing_was_measured() -> None:
     """An empty grid looks like a fault."""
     table = make_table("x", "X", "Note.", [], [])
