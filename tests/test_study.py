@@ -132,6 +132,12 @@ def test_table_1_holds_tasks_average_differences_and_share() -> None:
     assert "large, full fine-tuning" in set(table.shown[""])
 
 
+def test_a_value_of_fewer_items_says_so() -> None:
+    """A cell that was stopped early must not pass for a whole one."""
+    answers = study(cell("math", "large", [0, 1, 0, 1]), cell("math", "dynamic", [1, 1]))
+    assert tables.single_expert_table(answers).shown["math (4)"].tolist() == ["50.0 ± 28.9", "100.0 ± 0.0 (n = 2)"]
+
+
 def test_table_2_keeps_the_unseen_out_of_the_average() -> None:
     """What no expert knows is a column of its own, compared with the large model."""
     table = tables.several_experts_table(PAIR)
@@ -146,6 +152,14 @@ def test_table_3_compares_time_per_answer_and_per_token() -> None:
     assert data.loc[("dynamic", "math"), ["relative", "relative_per_token"]].tolist() == [2.0, 2.0]
     assert data.loc[("dynamic", "trivia"), ["relative", "relative_per_token"]].tolist() == [2.0, 1.0]
     assert data.loc[("large", "math"), "seconds_per_1000"] == 2000
+
+
+def test_times_of_two_machines_are_not_compared() -> None:
+    """A large model on a GPU and a fusion on a laptop give a ratio of machines, not of methods."""
+    answers = study(cell("math", "large", [0, 1], device="cuda:0"), cell("math", "dynamic", [1, 1], device="cpu"))
+    table = tables.time_table(answers)
+    assert math.isnan(table.data.set_index("method").loc["dynamic", "relative"])
+    assert table.shown["math, s"].tolist() == ["1,000.0 (cuda:0)", "1,000.0 (cpu)"]
 
 
 def test_an_empty_table_says_that_nothing_was_measured() -> None:

@@ -159,7 +159,7 @@ def time_ratio(study: Measured, way: Way, other: Way) -> float | None:
     ratios = []
     for task in study.answers.seen:
         mine, theirs = time_cell(study.answers, task, way), time_cell(study.answers, task, other)
-        if mine and theirs and theirs["ms_per_token"]:
+        if mine and theirs and theirs["ms_per_token"] and mine["device"] == theirs["device"]:
             ratios.append(mine["ms_per_token"] / theirs["ms_per_token"])
     return sum(ratios) / len(ratios) if ratios else None
 

@@ -37,9 +37,9 @@ def single_expert_table(answers: Answers) -> Table:
     return score_table(
         answers, "table1", "Table 1: one expert, its own task", SINGLE, answers.seen,
         references={"large": LARGE, "expert": EXPERT, "proxy": PROXY}, share_kind="large-full",
-        note="Per cent ± standard error; n items per task in the head, or in the cell. "
-        "Differences are between averages, in points, with "
-        "the 95 % interval of a paired bootstrap. The share is the average as per cent of that of full fine-tuning (of the "
+        note="Per cent ± standard error; n items per task in the head, beside a value where it has fewer. "
+        "Differences are between averages, in points, with the 95 % interval of a paired bootstrap. "
+        "The share is the average as per cent of that of full fine-tuning (of the "
         "tasks in brackets, where it is not recorded for all).",
     )  # fmt: skip
 
@@ -72,7 +72,7 @@ def score_table(
         for name, some in [*((task, [task]) for task in [*tasks, *unseen]), (AVERAGE, list(tasks))]:
             fact = measure_line(answers, line, some, references if name not in unseen else {"large": LARGE}, share_kind)
             facts.append({"label": label, "task": name} | fact if fact else {})
-            row[head_of(answers, name)] = write_score(fact, usual=usual_count(answers, name)) if fact else ""
+            row[head_of(answers, name)] = said(answers, line, name, fact)
         if not any(facts):
             continue
         data += [fact for fact in facts if fact]
@@ -86,24 +86,24 @@ def score_table(
     return make_table(key, title, note, data, shown)
 
 
-def usual_count(answers: Answers, task: str) -> int | None:
-    """The most items that any method answered of a task; None where it was not answered, or for the average."""
-    counts = [
-        len(frame) for name, way in answers.cells() if name == task and (frame := answers.cell(task, way)) is not None
-    ]
-    return max(counts, default=None)
+def said(answers: Answers, line: Way | str, task: str, fact: dict[str, Any]) -> str:
+    """A value with its error, and its n where a cell holds fewer items than others of its task."""
+    if not fact:
+        return ""
+    value = str(Estimate(fact["value"], fact["standard_error"], fact["n"]))
+    fewer = task != AVERAGE and isinstance(line, Way) and fact["n"] < count_items(answers, task)
+    return f"{value} (n = {fact['n']})" if fewer else value
 
 
 def head_of(answers: Answers, task: str) -> str:
     """A task with the number of its items, as the head of a column."""
-    count = usual_count(answers, task)
-    return task if count is None else f"{task} ({count})"
+    return AVERAGE if task == AVERAGE else f"{task} ({count_items(answers, task)})"
 
 
-def write_score(fact: dict[str, Any], *, usual: int | None) -> str:
-    """Value ± standard error, and n where it is not the column's."""
-    text = str(Estimate(fact["value"], fact["standard_error"], fact["n"]))
-    return text if usual is None or fact["n"] == usual else f"{text} (n = {fact['n']})"
+def count_items(answers: Answers, task: str) -> int:
+    """The most items that any cell of a task holds."""
+    return max((len(frame) for name, way in answers.cells()
+                if name == task and (frame := answers.cell(task, way)) is not None), default=0)  # fmt: skip
 
 
 def measure_line(
@@ -147,6 +147,7 @@ def time_table(answers: Answers) -> Table:
     Averages are means over the tasks that both answered.
     """
     data, shown = [], []
+    devices = ", ".join(dict.fromkeys(map(str, answers.rows["device"]))) if len(answers.rows) else ""
     for way in TIMED:
         facts = [time_cell(answers, task, way) for task in answers.tasks]
         facts = [fact for fact in facts if fact]
@@ -156,13 +157,17 @@ def time_table(answers: Answers) -> Table:
         ratios = [fact["relative"] for fact in facts if not math.isnan(fact["relative"])]
         per_token = [fact["relative_per_token"] for fact in facts if not math.isnan(fact["relative_per_token"])]
         row = {"": way.label}
-        row |= {f"{fact['task']}, s": number(fact["seconds_per_1000"], ",.1f") for fact in facts}
+        row |= {
+            f"{fact['task']}, s": number(fact["seconds_per_1000"], ",.1f")
+            + (f" ({fact['device']})" if "," in devices else "")
+            for fact in facts
+        }
         row |= {"of large": number(sum(ratios) / len(ratios) if ratios else None, ".2f"),
                 "of large, per token": number(sum(per_token) / len(per_token) if per_token else None, ".2f")}  # fmt: skip
         shown.append(row)
-    devices = ", ".join(dict.fromkeys(map(str, answers.rows["device"]))) if len(answers.rows) else ""
     note = (f"Seconds per 1,000 answers (device: {devices or 'none'}; batched, a batch's time shared evenly). A method "
-            "that writes longer answers takes longer: the last column compares time per token.")  # fmt: skip
+            "that writes longer answers takes longer: the last column compares time per token. "
+        "Ratios are of cells that one device answered.")  # fmt: skip
     columns = ["", *(f"{task}, s" for task in answers.tasks), "of large", "of large, per token"]
     shown = [{column: row.get(column, "") for column in columns} for row in shown]
     return make_table("table3", "Table 3: time", note, data, shown)
@@ -177,14 +182,22 @@ def time_cell(answers: Answers, task: str, way: Way) -> dict[str, Any]:
     def per_token(cell: Any) -> float:
         return float(1000 * cell["seconds"].sum() / max(cell["tokens"].sum(), 1))
 
+    if base is not None and devices_of(frame) != devices_of(base):
+        base = None  # times of two machines say nothing of two methods
     seconds = float(frame["seconds"].mean())
     alone = math.nan if base is None else float(base["seconds"].mean())
     return {
-        "label": way.label, "method": way.method, "task": task, "seconds_per_1000": 1000 * seconds,
+        "label": way.label, "method": way.method, "task": task, "device": devices_of(frame),
+        "seconds_per_1000": 1000 * seconds,
         "tokens": float(frame["tokens"].mean()), "ms_per_token": per_token(frame),
         "relative": seconds / alone if alone else math.nan,
         "relative_per_token": per_token(frame) / per_token(base) if base is not None and per_token(base) else math.nan,
     }  # fmt: skip
+
+
+def devices_of(frame: Any) -> str:
+    """Where a cell was answered: "cpu", "cuda:0", or both joined by +."""
+    return "+".join(sorted(map(str, frame["device"].unique())))
 
 
 def bench_table(rows: Any) -> Table:
