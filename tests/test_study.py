@@ -194,6 +194,13 @@ def test_the_best_weight_per_item_is_the_headroom() -> None:
     assert weights.best_weights(ABLATION) == {"math": 1.0}
 
 
+def test_headroom_is_on_common_items() -> None:
+    """Dynamic answered an item more, and right; on the two in common it gets one of two that some weight gets."""
+    answers = study(cell("math", "large", [0, 0]), cell("math", "proxy-1", [1, 1]), cell("math", "dynamic", [1, 0, 1, 1]))
+    data = weights.weight_table(answers).data
+    assert data[data["label"] == weights.BEST_PER_ITEM]["headroom"].tolist() == [50.0, 50.0]
+
+
 def test_no_headroom_has_no_shares() -> None:
     """Dividing by nothing would rank methods by noise."""
     same = study(cell("math", "large", [0, 0]), cell("math", "proxy-1", [1, 0]), cell("math", "dynamic", [1, 0]))

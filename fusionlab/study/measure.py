@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusionlab.methods import EXPERT_CHOICES, OWN_EXPERT, find_method
 from fusionlab.scores import bootstrap_mean, seen_tasks, standard_error
+from fusionlab.tasks import TASKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,13 +89,15 @@ class Answers:
 
     @cached_property
     def tasks(self) -> list[str]:
-        """Every task that was answered, in order of appearance."""
-        return list(dict.fromkeys(self.rows["task"]))
+        """Every task that was answered: bundled ones in the order of their table, then others in order of appearance."""
+        found = dict.fromkeys(self.rows["task"])
+        return [*(name for name in TASKS if name in found), *(name for name in found if name not in TASKS)]
 
     @cached_property
     def seen(self) -> list[str]:
         """The tasks that an expert of the team was trained on."""
-        return seen_tasks(self.rows)
+        known = seen_tasks(self.rows)
+        return [task for task in self.tasks if task in known]
 
     @cached_property
     def unseen(self) -> list[str]:
@@ -128,6 +131,10 @@ class Answers:
         found = [self.cell(task, way) for task in tasks]
         present = [frame for frame in found if frame is not None]
         return present if present and len(present) == len(found) else None
+
+    def count_items(self, task: str) -> int:
+        """The most items that any cell of a task holds."""
+        return max((len(group) for key, group in self._groups.items() if key[0] == task), default=0)
 
     def estimate(self, tasks: Sequence[str], way: Way) -> Estimate | None:
         """Mean over the tasks of the mean within each."""

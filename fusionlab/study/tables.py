@@ -91,19 +91,13 @@ def said(answers: Answers, line: Way | str, task: str, fact: dict[str, Any]) -> 
     if not fact:
         return ""
     value = str(Estimate(fact["value"], fact["standard_error"], fact["n"]))
-    fewer = task != AVERAGE and isinstance(line, Way) and fact["n"] < count_items(answers, task)
+    fewer = task != AVERAGE and isinstance(line, Way) and fact["n"] < answers.count_items(task)
     return f"{value} (n = {fact['n']})" if fewer else value
 
 
 def head_of(answers: Answers, task: str) -> str:
     """A task with the number of its items, as the head of a column."""
-    return AVERAGE if task == AVERAGE else f"{task} ({count_items(answers, task)})"
-
-
-def count_items(answers: Answers, task: str) -> int:
-    """The most items that any cell of a task holds."""
-    return max((len(frame) for name, way in answers.cells()
-                if name == task and (frame := answers.cell(task, way)) is not None), default=0)  # fmt: skip
+    return AVERAGE if task == AVERAGE else f"{task} ({answers.count_items(task)})"
 
 
 def measure_line(

@@ -70,19 +70,29 @@ def weight_table(answers: Answers) -> Table:
         for name, tasks in [*((task, [task]) for task in answers.seen), (AVERAGE, answers.seen)]:
             found = best_estimate(answers, tasks) if way is None else answers.estimate(tasks, way)
             row[name] = "" if found is None else str(found)
+            if found is not None and fewer(answers, name, found):
+                row[name] += f" (n = {found.n})"
             if found is not None:
                 facts.append({"label": label, "task": name, "weight": weights.get(way, math.nan) if way else math.nan,
                               "n": found.n, "value": found.value, "standard_error": found.standard_error,
-                              **headroom(answers, tasks, found)})  # fmt: skip
+                              **headroom(answers, tasks, way)})  # fmt: skip
         if facts:
             whole = facts[-1] if facts[-1]["task"] == AVERAGE else {}
-            row["of headroom, %"] = number(whole.get("share_of_headroom"), ".0f")
+            share = (
+                whole.get("share_of_headroom") if weights.get(way) != 0 else None
+            )  # what the large model lacks is no share
+            row["of headroom, %"] = number(share, ".0f")
             data += facts
             shown.append(row)
     note = ("Per cent ± standard error. The best fixed weight per item looks at the answers, so it is a bound, no method. "
-            "Share of headroom: (method - dynamic) / (best per item - dynamic), of the averages; fixed weights tried: "
+            "Share of headroom: (method - dynamic) / (best per item - dynamic), of the averages, on common items; fixed weights tried: "
             + (", ".join(f"{weight:g}" for weight in fixed) or "none") + ".")  # fmt: skip
     return make_table("weights", "Fixed weights, and the headroom above dynamic", note, data, shown)
+
+
+def fewer(answers: Answers, task: str, found: Estimate) -> bool:
+    """Whether an estimate of a single task holds fewer items than other cells of it."""
+    return task != AVERAGE and found.n < answers.count_items(task)
 
 
 def best_estimate(answers: Answers, tasks: Sequence[str]) -> Estimate | None:
@@ -95,21 +105,34 @@ def best_estimate(answers: Answers, tasks: Sequence[str]) -> Estimate | None:
     return Estimate(sum(values) / len(values), math.hypot(*errors) / len(errors), sum(map(len, series)))
 
 
-def headroom(answers: Answers, tasks: Sequence[str], found: Estimate) -> dict[str, float]:
-    """headroom (points) and share_of_headroom (percent) of a value on some tasks."""
-    base, best = answers.estimate(tasks, DYNAMIC), best_estimate(answers, tasks)
-    if base is None or best is None:
-        return {"headroom": math.nan, "share_of_headroom": math.nan}
-    room = best.value - base.value
-    return {"headroom": room, "share_of_headroom": 100 * (found.value - base.value) / room if room > 1e-9 else math.nan}
+def headroom(answers: Answers, tasks: Sequence[str], way: Way | None) -> dict[str, float]:
+    """headroom (points) and share_of_headroom (percent) of a way (None: the best per item) on some tasks.
+
+    Per task over the items that the way, dynamic and every fixed weight answered, then averaged over tasks.
+    """
+    rooms, gains = [], []
+    for task in tasks:
+        base, best = answers.cell(task, DYNAMIC), best_per_item(answers, task)
+        mine = None if way is None else answers.cell(task, way)
+        if base is None or best is None or (way is not None and mine is None):
+            return {"headroom": math.nan, "share_of_headroom": math.nan}
+        scores = best if mine is None else mine["score"]
+        shared = best.index.intersection(base.index).intersection(scores.index)
+        rooms.append(float((best.loc[shared] - base.loc[shared, "score"]).mean()))
+        gains.append(float((scores.loc[shared] - base.loc[shared, "score"]).mean()))
+    room, gain = 100 * sum(rooms) / max(len(rooms), 1), 100 * sum(gains) / max(len(gains), 1)
+    return {"headroom": room, "share_of_headroom": 100 * gain / room if room > 1e-9 else math.nan}
 
 
 def best_weights(answers: Answers) -> dict[str, float]:
-    """Seen task -> the fixed weight above 0 with the best score there (the smaller one of equals)."""
+    """Seen task -> the fixed weight above 0 with the best score there on common items (the smaller of equals)."""
+    import pandas
+
     best = {}
     for task in answers.seen:
-        values = {weight: found.value for weight, way in fixed_ways(answers).items()
-                  if weight > 0 and (found := answers.estimate([task], way)) is not None}  # fmt: skip
-        if len(values) > 1:
-            best[task] = max(values, key=lambda weight: (values[weight], -weight))
+        scores = {weight: frame["score"] for weight, way in fixed_ways(answers).items()
+                  if weight > 0 and (frame := answers.cell(task, way)) is not None}  # fmt: skip
+        if len(scores) > 1:
+            means = pandas.concat(scores, axis=1, join="inner").mean()
+            best[task] = max(scores, key=lambda weight: (means[weight], -weight))
     return best
