@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WIDTH = 840  # pixels, of every figure: JupyterLab on a laptop, with its file browser open
 BLUE, VERMILION, GREY, INK = "#0072B2", "#D55E00", "#8a919c", "#1d2129"
+# Plotly's mode bar without what a page like this has no use for: short, it leaves room for a legend beside it.
+FEW_BUTTONS = ["zoom", "pan", "select", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]
 WEIGHT_SCALE = [[0.0, "#f3f5f7"], [0.35, "#9cc9e8"], [0.7, "#2a86c4"], [1.0, "#06304f"]]
 TICK_PIXELS = 13  # one upright token label needs this much of the axis
 SLANTED_PIXELS = 20  # and a slanted one, which is easier to read, this much
@@ -70,10 +72,11 @@ def weight_heatmap(traces: Trace | Sequence[Trace]) -> go.Figure:
     bar = {"title": {"text": "weight α", "font": {"size": 13}}, "thickness": 12, "len": 1, "outlinewidth": 0, "x": 1.01}
     bar |= {"lenmode": "pixels", "len": max(110, min(height - top - bottom, 220)), "y": 1, "yanchor": "top"}
     figure.update_layout(
+        modebar_remove=FEW_BUTTONS,
         coloraxis={"colorscale": WEIGHT_SCALE, "cmin": 0, "cmax": greatest or 1.0, "colorbar": bar},
         margin={"l": left, "r": 96, "t": top, "b": bottom},
         legend={
-            "x": 1,
+            "x": 0.95,  # the rest of the line is the mode bar's
             "xanchor": "right",
             "y": 1,
             "yref": "container",
@@ -125,6 +128,7 @@ def kl_curves(trace: Trace, step: int, *, experts: Sequence[str] | None = None) 
     figure.update_yaxes(rangemode="tozero", secondary_y=True, **right)
     figure.update_yaxes(rangemode="tozero", secondary_y=False)
     figure.update_layout(
+        modebar_remove=FEW_BUTTONS,
         margin={"l": 70, "r": 70, "t": 118, "b": 60},
         legend={"orientation": "h", "x": 0, "y": 1 - 44 / height, "yref": "container", "xanchor": "left"},
         legend_yanchor="top",
@@ -188,6 +192,7 @@ def weight_distribution(traces: Trace | Sequence[Trace]) -> go.Figure:
     figure.update_xaxes(title_text="weight α", row=len(columns), col=1)
     height = 130 + 150 * len(columns)
     figure.update_layout(
+        modebar_remove=FEW_BUTTONS,
         barmode="stack",
         margin={"l": 70, "r": 30, "t": 92, "b": 54},
         legend={
@@ -213,6 +218,7 @@ def _plotly() -> tuple[Any, Any]:
 
 def _finished(figure: Any, *, title: str, height: int) -> Any:
     figure.update_layout(
+        modebar_remove=FEW_BUTTONS,
         template="plotly_white",
         width=WIDTH,
         height=height,

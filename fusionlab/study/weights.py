@@ -78,14 +78,14 @@ def weight_table(answers: Answers) -> Table:
                               **headroom(answers, tasks, way)})  # fmt: skip
         if facts:
             whole = facts[-1] if facts[-1]["task"] == AVERAGE else {}
-            share = (
-                whole.get("share_of_headroom") if weights.get(way) != 0 else None
-            )  # what the large model lacks is no share
+            alone = way is not None and weights.get(way) == 0  # what the large model lacks is no share
+            share = None if alone else whole.get("share_of_headroom")
             row["of headroom, %"] = number(share, ".0f")
             data += facts
             shown.append(row)
     note = ("Per cent ± standard error. The best fixed weight per item looks at the answers, so it is a bound, no method. "
-            "Share of headroom: (method - dynamic) / (best per item - dynamic), of the averages, on common items; fixed weights tried: "
+            "Share of headroom: (method - dynamic) / (best per item - dynamic), of the averages, on common items; "
+            "fixed weights tried: "
             + (", ".join(f"{weight:g}" for weight in fixed) or "none") + ".")  # fmt: skip
     return make_table("weights", "Fixed weights, and the headroom above dynamic", note, data, shown)
 
