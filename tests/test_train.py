@@ -39,14 +39,7 @@ from fusionlab.train.optimizers import StackedMuon, make_optimizers, rate_share
 from fusionlab.train.quantize import fake_nf4, round_to_nf4
 from fusionlab.train.settings import CorpusSettings, HealSettings, settings_hash
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Small matrices run faster on one thread, and sums come out the same everywhere."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # -- quantisation ------------------------------------------------------------------------------------

@@ -25,21 +25,14 @@ from fusionlab.train.run import Run
 from fusionlab.train.settings import ExpertSettings, TuneSettings
 from fusionlab.train.tune import token_loss, tune, tune_low_rank, tune_whole
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def copying(*, phrasings: tuple[Phrasing, ...] = (Phrasing("{question}:"),)) -> Task:
     """A task for tests: repeat a letter."""
     items = [Item(f"{index}", letter, letter) for index, letter in enumerate(string.ascii_lowercase[:24])]
     spec = TaskSpec("copying", "repeat a letter", extractor="first_line", metric="exact_match", phrasings=phrasings)
     return Task(spec, items, items[:4])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Small matrices run faster on one thread, and sums come out the same everywhere."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # -- documents ---------------------------------------------------------------------------------------
