@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -197,6 +198,7 @@ def pack(folders: Sequence[Path], target: Path, *, settings: Settings, condition
             "weights from": f"{settings.traces} items per task",
             "likeness from": f"{settings.contexts} items per task",
         }
+        shutil.rmtree(target / ".probe")  # kept until here, so that a stopped packing goes on
     write_text(target / shipped.ABOUT, json.dumps(about, indent=1) + "\n")
     return [*written, target / shipped.ABOUT]
 
