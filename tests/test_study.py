@@ -301,6 +301,12 @@ def test_break_even_follows_its_formulae() -> None:
     assert not on_cpu.str.contains("N*", regex=False).any()
 
 
+def test_answers_of_two_machines_have_no_price() -> None:
+    """A mean over a laptop's and a GPU's seconds is nobody's."""
+    mixed = PAIR.rows.assign(device=["cpu", *["cuda:0"] * (len(PAIR.rows) - 1)])
+    assert all(map(math.isnan, costs.answer_seconds(Answers(mixed))))
+
+
 def test_what_never_pays_says_never() -> None:
     """An expert dearer than fine-tuning never breaks even, nor does training that saves nothing."""
     assert costs.break_even_tasks(400, 50, 50) == math.inf

@@ -114,9 +114,12 @@ def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -
 
 
 def answer_seconds(answers: Answers) -> tuple[float, float]:
-    """(a, b): mean seconds per fused answer over the seen tasks, and of the large model at that length; or NaN."""
+    """(a, b): mean seconds per fused answer over the seen tasks, and of the large model at that length.
+
+    NaN where cells are missing, or were answered on more than one device.
+    """
     frames, base = answers.frames(answers.seen, DYNAMIC), answers.frames(answers.seen, LARGE)
-    if frames is None or base is None:
+    if frames is None or base is None or len({str(device) for frame in (*frames, *base) for device in frame["device"]}) > 1:
         return math.nan, math.nan
     fused = [float(frame["seconds"].mean()) for frame in frames]
     alone = [float(large["seconds"].sum() / max(large["tokens"].sum(), 1) * frame["tokens"].mean())

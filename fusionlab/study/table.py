@@ -69,9 +69,10 @@ def frame_to_html(frame: pd.DataFrame) -> str:
 
 
 def numeric_columns(frame: pd.DataFrame) -> list[bool]:
-    """Which columns hold figures: every filled cell begins like a number."""
+    """Which columns hold figures: not the first, and every filled cell begins like a number."""
     return [
-        all(not str(value) or str(value).lstrip("+−-")[:1].isdigit() for value in frame[column]) for column in frame.columns
+        place > 0 and all(not str(value) or str(value).lstrip("+−-")[:1].isdigit() for value in frame[column])
+        for place, column in enumerate(frame.columns)
     ]
 
 
