@@ -163,7 +163,8 @@ def main_table(study: Study, *, page: str | None = None) -> str:
     if both.empty:
         return frame_to_markdown(both)
     kept = [name for name in both.columns if not name.startswith("Δ") and name not in ("average", "of full, %")]
-    both = both.drop_duplicates("", keep="last")[[*kept, "average", "of full, %"]]
+    order = list(dict.fromkeys(both[""]))  # of Table 1; where both have a line, Table 2's holds more
+    both = both.drop_duplicates("", keep="last").set_index("").loc[order].reset_index()[[*kept, "average", "of full, %"]]
     return frame_to_markdown(both) + "\n" + summary_of(study) + (f" Every table: [{page}]({page})." if page else "") + "\n"
 
 
