@@ -2,8 +2,8 @@
 
 The objective J depends on the step only through the cumulant function A and both targets (kl.py). A few numbers say
 most of it: the targets f and g, the first three cumulants of the change d under the large model, how sure the large
-model is, and how far its choice and the changed one agree. All of them come with the step itself, so a predicted
-weight costs no further sum over the vocabulary. `read_features` makes the numbers, `Predictor` is the network, and
+model is, and how far its choice and the changed one agree. They cost a few passes over the vocabulary, about as much
+as a search on a CPU. `read_features` makes the numbers, `Predictor` is the network, and
 `fit_predictor` trains one; the shipped one is data/predictor.json, with its measured error.
 """
 
