@@ -1,4 +1,4 @@
-"""The command line: `fusionlab fetch | generate | evaluate | train | bench | doctor`.
+"""The command line: `fusionlab fetch | generate | evaluate | train | bench | doctor`, and the commands of `sweep_cli`.
 
 Every `FusionError` becomes one sentence and exit code 2; `--debug` shows the traceback instead.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fusionlab import sweep_cli
 from fusionlab.errors import FusionError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(sweep_cli.commands)
 USER_FAULT = 2  # exit code for everything that the user can mend
 
 
