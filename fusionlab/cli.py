@@ -376,7 +376,7 @@ def printable(text: str) -> str:
 def main() -> None:
     """Entry point: a `FusionError` is one sentence and exit code 2."""
     try:
-        app()
+        app(args=sweep_cli.join_pairs(sys.argv[1:]))
     except FusionError as error:
         if os.environ.get("FUSIONLAB_DEBUG"):
             raise

@@ -27,7 +27,7 @@ class Format(enum.StrEnum):
 
 
 ParameterOption = Annotated[
-    list[tuple[str, str]] | None,
+    list[str] | None,
     typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A parameter of the notebook; repeat it for more."),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", is_eager=True)]
@@ -42,6 +42,39 @@ def set_debug(debug: bool) -> None:
 def say(line: str) -> None:
     """A line for whoever watches."""
     typer.echo(line, err=True)
+
+
+def join_pairs(arguments: list[str]) -> list[str]:
+    """`-p NAME VALUE`, two words as papermill has it, as the one word NAME=VALUE that the parser can read.
+
+    >>> join_pairs(["run", "a.ipynb", "-p", "scale", "-1", "-p", "seed=2"])
+    ['run', 'a.ipynb', '-p', 'scale=-1', '-p', 'seed=2']
+    """
+    joined: list[str] = []
+    rest = list(arguments)
+    ours = next((word for word in rest if not word.startswith("-")), "") in ("run", "sweep")
+    while rest:
+        word = rest.pop(0)
+        joined.append(word)
+        if ours and word in ("-p", "--parameter") and rest:
+            name = rest.pop(0)
+            joined.append(f"{name}={rest.pop(0)}" if "=" not in name and rest else name)
+    return joined
+
+
+def split_pairs(pairs: list[str] | None) -> dict[str, str]:
+    """["scale=1"] as {"scale": "1"}. Raises `NotebookError` for a name without a value, or one that is given twice."""
+    from fusionlab.errors import NotebookError
+
+    found: dict[str, str] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise NotebookError(f"-p {name} has no value", remedy="write -p NAME VALUE")
+        if name in found:
+            raise NotebookError(f"-p {name} is given twice", remedy="keep one; a sweep file varies a parameter")
+        found[name] = value
+    return found
 
 
 @commands.command()
@@ -60,7 +93,7 @@ def run(
 
     set_debug(debug)
     loaded = load_notebook(notebook)
-    given = read_values(loaded.parameters, dict(parameter or []))
+    given = read_values(loaded.parameters, split_pairs(parameter))
     store = open_store(out or f"runs/{loaded.name}")
     try:
         done = run_single(loaded, given, store, again=again, progress=sys.stderr.isatty(), say=say)
@@ -98,7 +131,7 @@ def sweep(
     from fusionlab.experiments.sweep_file import plan_sweep
 
     set_debug(debug)
-    loaded, runs = plan_sweep(file, overrides=dict(parameter or []))
+    loaded, runs = plan_sweep(file, overrides=split_pairs(parameter))
     store = open_store(out or f"runs/{file.stem}")
     options = SweepOptions(workers, scheduler, limit, retry_failed, fresh, connect_seconds)
     if dry_run:
