@@ -139,7 +139,7 @@ def sweep(
         return
     try:
         account = run_sweep(runs, store, options, notebook=Path(loaded.notebook), sweep_file=file,
-                            check_code=loaded.code is None, say=say)  # fmt: skip
+                            repeat=list(loaded.repeat), check_code=loaded.code is None, say=say)  # fmt: skip
     except KeyboardInterrupt:
         kept = len(store.finished() & {run.key for run in runs})
         say(f"stopped: {kept} of {len(runs)} runs have finished and are kept; the same command goes on")
@@ -194,6 +194,7 @@ def report(
     metric: Annotated[str | None, typer.Option(help="The recorded field to judge by; default: score.")] = None,
     cost: Annotated[str | None, typer.Option(help="The field for time; default: seconds_per_item, else seconds.")] = None,
     baseline: Annotated[str | None, typer.Option(help='Which runs to compare with, e.g. "method=static,kl_scale=1".')] = None,
+    lower: Annotated[bool, typer.Option("--lower", help="Smaller values of the metric are better.")] = False,
     items: Annotated[str | None, typer.Option(help="Items whose weights are drawn, comma-separated.")] = None,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
@@ -203,7 +204,7 @@ def report(
 
     set_debug(debug)
     chosen = [name.strip() for name in items.split(",")] if items else []
-    options = ReportOptions(metric=metric, cost=cost, baseline=baseline, items=tuple(chosen))
+    options = ReportOptions(metric=metric, cost=cost, baseline=baseline, items=tuple(chosen), lower=lower)
     for path in write_report(open_store(place), options):
         typer.echo(path)
 
@@ -215,6 +216,7 @@ def compare(
     where_a: Annotated[str | None, typer.Option(help="SQL condition on A's runs, e.g. \"method = 'static'\".")] = None,
     where_b: Annotated[str | None, typer.Option(help="SQL condition on B's runs.")] = None,
     metric: Annotated[str | None, typer.Option(help="The recorded field to judge by; default: score.")] = None,
+    lower: Annotated[bool, typer.Option("--lower", help="Smaller values of the metric are better.")] = False,
     max_drop: Annotated[float, typer.Option(min=0, help="Points of the metric that B may be worse by.")] = 0.0,
     strict: Annotated[bool, typer.Option("--strict", help="Fail unless it is shown that B is not worse than that.")] = False,
     changed: Annotated[Path | None, typer.Option(help="Write the items that changed to this CSV file.")] = None,
@@ -225,7 +227,7 @@ def compare(
     from fusionlab.experiments.remote_store import open_store
 
     set_debug(debug)
-    found = compare_stores(open_store(a), open_store(b), where_a=where_a, where_b=where_b, metric=metric)
+    found = compare_stores(open_store(a), open_store(b), where_a=where_a, where_b=where_b, metric=metric, lower=lower)
     typer.echo(found.describe(max_drop=max_drop, strict=strict, most_listed=MOST_LISTED))
     if changed is not None:
         write_changes(found, changed)

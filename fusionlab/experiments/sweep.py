@@ -109,14 +109,15 @@ def duration(seconds: float) -> str:
 
 
 def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = None, *, notebook: Path,
-              sweep_file: Path | None = None, check_code: bool = True, say: Say = lambda line: None) -> Account:  # fmt: skip
+              sweep_file: Path | None = None, repeat: Sequence[str] = (), check_code: bool = True,
+              say: Say = lambda line: None) -> Account:  # fmt: skip
     """Do what is missing of a sweep; returns what became of its runs.
 
     >>> sweep, runs = plan_sweep(Path("sweep.yaml"))                             # doctest: +SKIP
     >>> run_sweep(runs, open_store("runs/kl"), notebook=Path(sweep.notebook)).failed     # doctest: +SKIP
     {}
 
-    check_code: refuse workers with another fusionlab than the one that the runs' keys name. Raises OutputError, SchedulerError,
+    repeat: parameters that only repeat a run, for the report. check_code: refuse workers with another fusionlab than the one that the runs' keys name. Raises OutputError, SchedulerError,
     and KeyboardInterrupt for Ctrl-C or SIGTERM, after the runs in progress were ended; finished ones are kept in any case.
     """
     options = options or SweepOptions()
@@ -132,7 +133,7 @@ def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = 
     models = {name: revision for run in plan.todo for name, revision in run.identity.get("models", {}).items()}
     store.write_manifest(session, make_manifest(
         session=session, started=session[:15], code=code, models=models, notebook=notebook, sweep_file=sweep_file,
-        runs=len(runs), todo=len(plan.todo)))  # fmt: skip
+        runs=len(runs), todo=len(plan.todo), repeat=list(repeat)))  # fmt: skip
     settings = make_settings(store, session, options, code=code if check_code else None, kernel=plan.todo[0].kernel)
     opened = remote_client(options.scheduler, seconds=options.connect_seconds) if options.scheduler else \
         local_client(min(options.workers, len(plan.todo)), resources=plan.todo[0].resources)  # fmt: skip
