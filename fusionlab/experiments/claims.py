@@ -1,7 +1,7 @@
 """Who is doing a run right now: one file per run in progress, so that two sweeps in one folder do not do it twice.
 
-A claim is a file that only one process can create. Its holder touches it every few seconds; one that was not touched for long,
-or whose process is known to be gone, is taken over.
+A claim is a file that only one process can create. Its holder touches it every few seconds; one that was not touched for
+long, or whose process is known to be gone, is taken over.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusionlab.errors import OutputError, SchedulerError
 from fusionlab.experiments.execution import FAILED, OK, Failure, new_attempt, write_failure

@@ -5,6 +5,7 @@ papermill parameterises, saves after each cell and marks errors as ever; only wh
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ class WarmEngine(Engine):
                                  execution_timeout: float | None = None, **_: Any) -> Any:  # fmt: skip
         """Run the cells in `kernel`, which has been prepared."""
         client = PapermillNotebookClient(
-            nb_man, km=kernel.manager, timeout=execution_timeout, kernel_name=kernel_name, log=logger, log_output=log_output,
-            stdout_file=stdout_file, stderr_file=stderr_file, store_widget_state=False, iopub_timeout=30,
+            nb_man, km=kernel.manager, timeout=execution_timeout, kernel_name=kernel_name, log=logger,
+            log_output=log_output, stdout_file=stdout_file, stderr_file=stderr_file, store_widget_state=False,
+            iopub_timeout=30,
         )  # fmt: skip
         client.kc = kernel.client
         return client.execute()
@@ -38,14 +40,15 @@ def execute_in(kernel: WarmKernel, notebook: Any, target: Path, parameters: dict
     """Execute an nbformat node in a prepared kernel and save it to `target`, after each cell and at the end.
 
     parameters: checked ones; papermill only warns of an unknown name. log: a text file for what cells print.
-    Raises papermill's PapermillExecutionError for a cell that fails (the copy holds the error), nbclient's DeadKernelError and
-    CellTimeoutError.
+    Raises papermill's PapermillExecutionError for a cell that fails (the copy holds the error), nbclient's DeadKernelError
+    and CellTimeoutError.
     """
     import papermill
 
     papermill_engines.register(NAME, WarmEngine)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters whose annotation it cannot read
     literal = str(target).replace("{", "{{").replace("}", "}}")  # papermill formats output paths with the parameters
     return papermill.execute_notebook(
-        notebook, literal, parameters=parameters, engine_name=NAME, kernel=kernel, kernel_name=kernel.name, language="python",
-        progress_bar=progress, stdout_file=log, stderr_file=log, execution_timeout=cell_timeout_seconds,
+        notebook, literal, parameters=parameters, engine_name=NAME, kernel=kernel, kernel_name=kernel.name,
+        language="python", progress_bar=progress, stdout_file=log, stderr_file=log, execution_timeout=cell_timeout_seconds,
     )  # fmt: skip

@@ -47,8 +47,8 @@ def execute_run(run: Run, folder: Path, kernel: WarmKernel, *, facts: Mapping[st
                 progress: bool = False) -> Failure | None:  # fmt: skip
     """Execute a run into `folder`, a fresh one; what it returns, and row.parquet there, say how it went.
 
-    facts: columns that only the caller knows (session, worker, attempt). plotly: as `pages.write_page` takes it. A kernel that
-    died is closed. Raises OutputError and OSError where the folder cannot be written.
+    facts: columns that only the caller knows (session, worker, attempt). plotly: as `pages.write_page` takes it. A kernel
+    that died is closed. Raises OutputError and OSError where the folder cannot be written.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     clock = prepared = time.perf_counter()
@@ -104,7 +104,7 @@ def finish_run(run: Run, folder: Path, failure: Failure | None, *, columns: Mapp
     return failure
 
 
-def execute_notebook(run: Run, target: Path, kernel: WarmKernel, *, log: Any, progress: bool = False) -> Failure | None:
+def execute_notebook(run: Run, target: Path, kernel: WarmKernel, *, log: Any = None, progress: bool = False) -> Failure | None:
     """Execute into a prepared kernel; a cell that raises, a time-out and a dead kernel come back as a Failure."""
     import nbformat
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -123,8 +123,8 @@ def execute_notebook(run: Run, target: Path, kernel: WarmKernel, *, log: Any, pr
         return Failure("CellTimeout", f"a cell took longer than {run.cell_timeout_seconds:g} s", running_cell(target),
                        kernel_died=True)  # fmt: skip
     except DeadKernelError:
-        return Failure("KernelDied", "the kernel ended while it ran: out of memory, a crash, or killed", running_cell(target),
-                       kernel_died=True)  # fmt: skip
+        return Failure("KernelDied", "the kernel ended while it ran: out of memory, a crash, or killed",
+                       running_cell(target), kernel_died=True)  # fmt: skip
     return None
 
 

@@ -116,7 +116,8 @@ class WarmKernel:
     def give_up(self, error: Exception) -> NoReturn:
         """Clear away a kernel that did not start."""
         self.close()
-        raise KernelDied(f"kernel {self.name!r} does not start: {error}", remedy="see `jupyter kernelspec list`") from error
+        message = f"kernel {self.name!r} does not start: {error}"
+        raise KernelDied(message, remedy="see `jupyter kernelspec list`") from error
 
     def evaluate(self, expression: str, *, seconds: float) -> str:
         """repr of an expression's value, leaving neither output nor history. Raises KernelDied."""

@@ -1,8 +1,8 @@
 """Runs inside a warm kernel, between two notebooks: everything that a run leaves in the way of the next one is put back.
 
-Put back are the notebook's names, IPython's history and last results, environment variables, working directory, sys.path and
-the random generators. Imported modules stay (that is what makes the kernel warm), and with them what `teams` keeps; a
-notebook that changes a module's own state wants `--fresh`.
+Put back are the notebook's names, IPython's history and last results, environment variables, working directory, sys.path
+and the random generators. Imported modules stay (that is what makes the kernel warm), and with them what `teams` keeps;
+a notebook that changes a module's own state wants `--fresh`.
 """
 
 from __future__ import annotations

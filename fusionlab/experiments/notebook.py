@@ -35,7 +35,8 @@ def load_notebook(path: Path) -> Notebook:
     >>> load_notebook(Path("notebooks/00_demo.ipynb")).parameters["seed"].default      # doctest: +SKIP
     0
 
-    Raises NotebookError for a file that is no notebook, another language than Python, no cell tagged `parameters`, or several.
+    Raises NotebookError for a file that is no notebook, another language than Python, and where not exactly one cell is
+    tagged `parameters`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -48,7 +49,7 @@ def load_notebook(path: Path) -> Notebook:
         cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
         sources = ["".join(cell["source"]) for cell in cells]
     except (ValueError, KeyError, TypeError) as error:
-        raise NotebookError(f"{path} is no notebook: {type(error).__name__} {str(error):.120}",
+        raise NotebookError(f"{path} is no notebook: {type(error).__name__} {error!s:.120}",
                             remedy="name an .ipynb file in nbformat 4") from error  # fmt: skip
     if version != 4:
         raise NotebookError(f"{path} is in nbformat {version}", remedy="convert it: jupyter nbconvert --to notebook")

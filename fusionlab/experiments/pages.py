@@ -91,9 +91,11 @@ PAGE = """<!doctype html>
 </main></body></html>
 """
 STYLE = """
-body { margin: 0; color: #1d2129; background: #fff; font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
+body { margin: 0; color: #1d2129; background: #fff;
+  font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
 main { max-width: 1000px; margin: 0 auto; padding: 24px; }
-pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.45 ui-monospace, 'DejaVu Sans Mono', monospace; }
+pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: 13px/1.45 ui-monospace, 'DejaVu Sans Mono', monospace; }
 .jp-InputArea, .input_area { background: #f5f6f8; border-left: 3px solid #c3c9d1; padding: 8px 12px; margin: 12px 0 6px; }
 .jp-OutputArea-output { margin: 4px 0; overflow-x: auto; }
 .jp-RenderedText[data-mime-type$=stderr] { background: #fdeeee; padding: 4px 10px; }

@@ -1,4 +1,4 @@
-"""The parameters that a notebook declares in its `parameters` cell: names, types, defaults; and values checked against them.
+"""The parameters that a notebook declares in its `parameters` cell, and values checked against them.
 
 A parameter's type is its annotation (`scale: float = 1`), else the type of its default; `None` without an annotation takes
 anything. The cell is read from its syntax tree, so nothing runs. This module knows neither sweeps nor kernels.
@@ -49,7 +49,7 @@ class Parameter:
         fault = find_unwritable(value)
         if fault is not None:
             raise NotebookError(f"{place}parameter {self.name!r} holds {fault}",
-                                remedy="pass numbers, text, true/false, null, lists and mappings with text keys")  # fmt: skip
+                                remedy="pass numbers, text, true, false, null, lists, mappings with text keys")  # fmt: skip
         try:
             return TypeAdapter(self.kind, config=_config(self.kind)).validate_python(value, strict=True)
         except ValidationError:
@@ -120,7 +120,7 @@ def read_parameters(source: str, *, where: str) -> dict[str, Parameter]:
     >>> read_parameters("scale: float = 1  # of the targets", where="a.ipynb")["scale"].help
     'of the targets'
 
-    where: the notebook's name in errors. Raises NotebookError for a cell that is not Python, or where one name stands twice.
+    where: the notebook's name in errors. Raises NotebookError for a cell that is not Python or assigns a name twice.
     """
     try:
         body = ast.parse(source).body

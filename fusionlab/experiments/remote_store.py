@@ -1,8 +1,8 @@
 """The same store behind a URL (s3://bucket/sweep, gs://..., memory://...), by way of fsspec.
 
-Such places have no atomic rename, so a run counts as finished once its row.parquet is there, and that is written last. Claims are
-files that are looked at before they are written: two sweeps that start in the same instant may both do a run, the table
-still holds it once, since its place is its key.
+Such places have no atomic rename, so a run counts as finished once its row.parquet is there, and that is written last.
+Claims are files that are looked at before they are written: two sweeps that start in the same instant may both do a run;
+the table still holds it once, since its place is its key.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Sequence
 from html import escape
-from io import BytesIO
 from typing import Any
 
 from fusionlab.errors import FusionError
@@ -78,6 +77,8 @@ def facts(store: Store, data: ReportData) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
     lines = [f"{len(frame)} runs: {counts}", f"{frame['seconds'].sum() / 3600:.2f} hours in notebooks",
              f"code {', '.join(sorted(set(frame['code'])))}"]  # fmt: skip
+    if data.outdated:
+        lines.append(f"{data.outdated} runs of earlier versions of the code are left out here; `fusionlab results` has them")
     loads = int(frame["team_loads"].fillna(0).sum())
     if loads:
         lines.append(f"teams loaded {loads} times ({frame['team_load_seconds'].sum():.0f} s)")
@@ -258,8 +259,8 @@ def weights_section(store: Store, data: ReportData, options: ReportOptions) -> s
 
 def read_traces(store: Store, key: str) -> dict[str, Any]:
     """Item -> trace of a run, {} where it kept none or they cannot be read any more."""
-    from tempfile import TemporaryDirectory
     from pathlib import Path
+    from tempfile import TemporaryDirectory
 
     from fusionlab.trace import load_traces
 
@@ -309,7 +310,7 @@ def failures_section(failures: Sequence[Failed]) -> str:
 def runs_section(data: ReportData) -> str:
     """Every run, with a link to its notebook."""
     parameters = [name for name in data.table.parameters if name in (*data.varied, *data.repeated)]
-    fields = [name for name in data.table.fields]
+    fields = list(data.table.fields)
     rows = []
     for row in data.frame.head(MOST_ROWS).to_dict("records"):
         cells = [show(plain(row[name])) for name in parameters]

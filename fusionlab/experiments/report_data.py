@@ -1,9 +1,9 @@
 """What a report says, as numbers: runs grouped by what varies, values and paired differences with intervals.
 
-Runs that differ in repeated parameters only (a sweep file's `repeat`, or `seed`) are one group. A group's value is the mean over
-its runs; where runs recorded items, its interval and its difference to the baseline come from the items, paired by their
-ids, each averaged over the group's runs (95 % percentile bootstrap of scipy, as in `fusionlab.scores`). Where they recorded
-none, pairs are formed by the repeated parameters.
+Runs that differ in repeated parameters only (a sweep file's `repeat`, or `seed`) are one group. A group's value is the mean
+over its runs; where runs recorded items, its interval and its difference to the baseline come from the items, paired by
+their ids, each averaged over the group's runs (95 % percentile bootstrap of scipy, as in `fusionlab.scores`). Where they
+recorded none, pairs are formed by the repeated parameters.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """metric, cost: recorded fields. baseline: "name=value,..." of the parameters that set the baseline apart. items: whose
-    weights are drawn. lower: smaller values of the metric are better."""
+    """What to show.
+
+    metric, cost: recorded fields. baseline: "name=value,..." of the parameters that set the baseline apart. items: whose
+    weights are drawn. lower: smaller values of the metric are better.
+    """
 
     metric: str | None = None
     cost: str | None = None
@@ -43,7 +46,10 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in repeats only. values: of the varied parameters. scores: item -> mean score, None without items."""
+    """Runs that differ in repeats only.
+
+    values: of the varied parameters. scores: item -> mean score, None where no items were recorded.
+    """
 
     values: Mapping[str, Any]
     keys: Sequence[str]
@@ -78,7 +84,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that the page shows. percent: the metric is a share and shown times 100."""
+    """Everything that the page shows.
+
+    frame: of several versions of one run only the latest; outdated: how many were left out. percent: the metric is a share
+    and shown times 100.
+    """
 
     frame: pd.DataFrame
     table: RunTable
@@ -92,12 +102,14 @@ class ReportData:
     baseline: Mapping[str, Any]
     percent: bool = False
     lower: bool = False
+    outdated: int = 0
 
 
 def gather_report(store: Store, options: ReportOptions) -> ReportData:
     """Read a store and compute what its report says. Raises MissingFileError, UnknownNameError, SweepError."""
     table = read_runs(store)
-    frame = table.to_frame()
+    whole = table.to_frame()
+    frame = newest_runs(whole, table)
     manifests = store.manifests()
     good = frame[frame["status"] == OK]
     metric = choose_metric(table, good, options.metric)
@@ -109,7 +121,14 @@ def gather_report(store: Store, options: ReportOptions) -> ReportData:
     groups = [compare_to(group, find_baseline(group, groups, baseline)) for group in groups]
     percent = metric == "score" and bool(good[metric].dropna().between(0, 1).all())
     return ReportData(frame, table, metric, cost, varied, [name for name in repeated if name in table.parameters], groups,
-                      read_failures(store, frame, table), manifests, baseline, percent, options.lower)  # fmt: skip
+                      read_failures(store, frame, table), manifests, baseline, percent, options.lower,
+                      len(whole) - len(frame))  # fmt: skip
+
+
+def newest_runs(frame: pd.DataFrame, table: RunTable) -> pd.DataFrame:
+    """One run per notebook and parameters: the latest, where a folder holds runs of several versions of the code."""
+    same_work = frame[["notebook", *table.parameters]].astype(str).agg("\0".join, axis=1)
+    return frame.loc[frame.assign(work=same_work).sort_values("started").drop_duplicates("work", keep="last").index.sort_values()]
 
 
 # -- choose --------------------------------------------------------------------------------------

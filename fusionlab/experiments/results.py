@@ -1,7 +1,8 @@
 """All runs of a store as one table, and SQL over it.
 
-Every finished run has a row file of its own, which never changes; they are gathered into `runs.parquet`, so that a thousand runs
-are read as one file and only what is new is read singly. That file is a cache: without it everything is read again.
+Every finished run has a row file of its own, which never changes; they are gathered into `runs.parquet`, so that a
+thousand runs are read as one file and only what is new is read singly. That file is a cache: without it everything is
+read again.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def about_of(table: pa.Table) -> dict[str, Any]:
 
 
 def combine(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables of runs below each other. Columns that some lack are null there; types that differ meet in float or in text."""
+    """Tables of runs below each other; a column that some lack is null there, types that differ meet in float or text."""
     import pyarrow as pa
 
     kinds: dict[str, list[Any]] = {}

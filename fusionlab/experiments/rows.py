@@ -1,7 +1,7 @@
 """One run as one row: base columns, a column per parameter, a column per recorded field, in a Parquet file of its own.
 
-Names: base columns win. A parameter that is called like one becomes `parameter_<name>`, a recorded field that is called like
-one of either becomes `result_<name>`. Values: numbers, text and booleans as they are, lists and mappings as JSON text, so
+Names: base columns win. A parameter that is called like one becomes `parameter_<name>`, a recorded field that is called
+like one of either becomes `result_<name>`. Values: numbers, text and booleans as they are, lists and mappings as JSON text, so
 that a column has one type whatever the runs hold.
 """
 
@@ -29,7 +29,7 @@ SHOWN_FIRST = ("key", "status", "seconds")
 
 def build_row(columns: Mapping[str, Any], values: Mapping[str, Any], fields: Mapping[str, Any], *,
               given: Sequence[str] = ()) -> pa.Table:  # fmt: skip
-    """A table of one row. given: the parameters that the sweep set. Which column is what stands in the schema's metadata."""
+    """A table of one row; its schema's metadata says which column is what. given: the parameters that the sweep set."""
     import pyarrow as pa
 
     cells: dict[str, tuple[Any, str]] = {name: (columns.get(name), kind) for name, kind in BASE.items()}

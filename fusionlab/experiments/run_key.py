@@ -19,13 +19,9 @@ from fusionlab.experiments.parameters import Value, canonical
 
 KEY_CHARS = 20  # hexadecimal, 80 bits
 
-# Parts of the package that carry runs and show results, but take no part in what a run computes.
-NOT_IN_A_RUN = (
-    "cli.py", "sweep_cli.py", "doctor.py", "bench.py",
-    *(f"experiments/{name}.py" for name in (
-        "claims", "cluster", "compare", "charts", "demo", "dispatch", "engine", "execution", "kernel", "manifest", "notebook",
-        "pages", "parameters", "report", "report_data", "results", "run_key", "store", "sweep", "sweep_file", "yaml_text")),
-)  # fmt: skip
+# What carries runs and shows results takes no part in what a run computes; of `experiments` only these modules do.
+NOT_IN_A_RUN = ("cli.py", "sweep_cli.py", "doctor.py", "bench.py")
+EXPERIMENTS_IN_A_RUN = ("__init__", "answering", "comparison", "kernel_state", "recording", "study", "teams")
 
 TEAM_PARAMETERS = ("team", "large", "small", "experts", "team_experts", "quantization", "dtype", "device", "device_map")
 
@@ -88,9 +84,17 @@ def code_version() -> str:
         root = Path(str(resources.files(package)))
         for path in sorted(root.rglob("*.py")):
             name = path.relative_to(root).as_posix()
-            if not (package == "fusionlab" and name in NOT_IN_A_RUN):
+            if package != "fusionlab" or takes_part(name):
                 digest.update(f"{package}/{name}\0".encode() + path.read_bytes() + b"\0")
     return f"{fusionlab.__version__}+{digest.hexdigest()[:12]}"
+
+
+def takes_part(name: str) -> bool:
+    """Whether a module of fusionlab, by its path in the package, can change what a run computes."""
+    folder, _, module = name.rpartition("/")
+    if folder == "experiments":
+        return module.removesuffix(".py") in EXPERIMENTS_IN_A_RUN
+    return name not in NOT_IN_A_RUN
 
 
 # -- models --------------------------------------------------------------------------------------
@@ -99,9 +103,9 @@ def code_version() -> str:
 def model_revisions(values: Mapping[str, Value], cache: dict[str, str] | None = None) -> dict[str, str]:
     """Name -> revision of every model that a run's parameters name, and of the embedded team.
 
-    Text under `large`, `small`, `team` and the values of a mapping `experts` are taken for models: "embedded" is what ships,
-    a folder is told by the sizes, times and names of its files, a hub id by the commit in the local cache ("not cached"
-    where there is none: the run will fetch it). cache: looked-up revisions, shared between runs.
+    Text under `large`, `small`, `team` and the values of a mapping `experts` are taken for models: "embedded" is what
+    ships, a folder is told by the names, sizes and times of its files, a hub id by the commit in the local cache ("not
+    cached" where there is none: the run will fetch it). cache: looked-up revisions, shared between runs.
     """
     known: dict[str, str] = {} if cache is None else cache
     named = [values.get(name) for name in ("large", "small", "team")]

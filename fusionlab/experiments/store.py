@@ -8,8 +8,8 @@
     partial/          what is being made; nothing reads it
     runs.parquet      the rows of runs/, gathered; made again whenever it is wanted
 
-A run is made under `partial/` and appears under `runs/` by one rename, so it is there with everything or not at all. The key is a
-hash, so no parameter's value is ever part of a path. `remote_store` holds the same layout behind a URL.
+A run is made under `partial/` and appears under `runs/` by one rename, so it is there with everything or not at all. The
+key is a hash, so no parameter's value is ever part of a path. `remote_store` holds the same layout behind a URL.
 """
 
 from __future__ import annotations

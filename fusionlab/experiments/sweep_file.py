@@ -144,7 +144,8 @@ def make_run(notebook: Notebook, given: Mapping[str, Value], *, code: str | None
     return Run(
         key=key_of(identity), index=index, notebook=notebook.name, source=notebook.text, kernel=notebook.kernel,
         given=dict(given), values=values, identity=identity, team=team_of(values, names),
-        resources=dict(sweep.resources) if sweep else {}, cell_timeout_seconds=sweep.cell_timeout_seconds if sweep else None,
+        resources=dict(sweep.resources) if sweep else {},
+        cell_timeout_seconds=sweep.cell_timeout_seconds if sweep else None,
     )  # fmt: skip
 
 

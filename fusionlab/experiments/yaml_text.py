@@ -37,7 +37,7 @@ def _whole_number(loader: CoreLoader, node: yaml.ScalarNode) -> int:
 
 
 def _mapping(loader: CoreLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    pairs = [(loader.construct_object(key, deep=True), loader.construct_object(value, deep=True)) for key, value in node.value]  # type: ignore[no-untyped-call]
+    pairs = [tuple(loader.construct_object(part, deep=True) for part in pair) for pair in node.value]
     for place, (key, _) in enumerate(pairs):
         if key in [earlier for earlier, _ in pairs[:place]]:
             mark = node.value[place][0].start_mark
