@@ -1,7 +1,8 @@
 """Gives runs to Dask workers, one at a time to each, and keeps account: done, failed, to be done by others, still to do.
 
 A worker that is free gets a run whose models it has loaded, if there is one; else one of the models that the fewest workers
-attend to, measured by what is left. Where a worker is lost, Dask gives its run to another; see `worker` for how often.
+attend to, measured by what is left. Where a worker is lost, its run is given to another one once. Dask would do that too, but
+as often as its scheduler is configured to, and not at all while no worker is there (the preferred one never comes back).
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import queue
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusionlab.errors import OutputError, SchedulerError
 from fusionlab.experiments.execution import FAILED, OK, Failure, new_attempt, write_failure
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 GATHER_EVERY = 100  # runs
 LOOK_SECONDS = 1.0  # between two looks at who is there
 NO_WORKER_SECONDS = 60.0
+RESULT_SECONDS = 60.0  # to fetch what a task that ended gave back
 
 
 @dataclass
@@ -101,6 +103,7 @@ class Dispatcher:
         self.loaded: dict[str, str] = {}  # worker -> team
         self.claimed: list[Run] = []  # somebody else is at them
         self.submissions: Counter[str] = Counter()
+        self.tries: Counter[str] = Counter()  # that a worker took with it when it was lost
         self.gathered = 0
 
     def run(self, runs: Sequence[Run]) -> None:
@@ -109,7 +112,9 @@ class Dispatcher:
         needed = dict(runs[0].resources) if runs else {}
         lonely_since = time.monotonic()
         while len(waiting) or self.flying or self.claimed:
-            workers = self.find_workers(needed)
+            known = self.client.scheduler_info(n_workers=-1)["workers"]
+            self.look_for_lost(known, waiting)
+            workers = [address for address, about in known.items() if offers(about, needed)]
             if workers or self.flying:
                 lonely_since = time.monotonic()
             elif time.monotonic() - lonely_since > self.patience:
@@ -125,18 +130,26 @@ class Dispatcher:
             if not len(waiting) and not self.flying and self.claimed:
                 self.look_at_claimed(waiting)
 
-    def find_workers(self, needed: Mapping[str, float]) -> list[str]:
-        """Addresses of the workers that offer what the runs need."""
-        known = self.client.scheduler_info(n_workers=-1)["workers"]
-        return [address for address, about in known.items()
-                if all(about.get("resources", {}).get(name, 0) >= amount for name, amount in needed.items())]  # fmt: skip
+    def look_for_lost(self, known: Container[str], waiting: Queue) -> None:
+        """Runs whose worker is gone: again with another one, or given up. known: addresses that are there."""
+        for task, (future, run, worker) in list(self.flying.items()):
+            if worker in known or future.done():
+                continue
+            del self.flying[task]
+            self.client.cancel([future])
+            self.loaded.pop(worker, None)
+            self.tries[run.key] += 1
+            if self.tries[run.key] < MOST_TRIES:
+                waiting.put_back(run)
+            else:
+                self.settle(run, self.give_up(run, Failure("WorkerDied", f"its worker ended while it ran, {MOST_TRIES} times")))
 
     def submit(self, run: Run, worker: str) -> None:
-        """Give a run to a worker; to another, should it be lost."""
+        """Give a run to a worker."""
         self.submissions[run.key] += 1
         task = f"fusionlab-{self.session}-{run.key}-{self.submissions[run.key]}"
-        future = self.client.submit(run_on_worker, run, key=task, workers=[worker], allow_other_workers=True, pure=False,
-                                    resources=dict(run.resources) or None, retries=0)  # fmt: skip
+        future = self.client.submit(run_on_worker, run, self.tries[run.key], key=task, workers=[worker], pure=False,
+                                    resources=dict(run.resources) or None)  # fmt: skip
         self.flying[task] = (future, run, worker)
         self.loaded[worker] = run.team
         future.add_done_callback(self.landed.put)
@@ -158,26 +171,31 @@ class Dispatcher:
         """Account for one task that ended."""
         if future.key not in self.flying:
             return
-        _, run, _ = self.flying.pop(future.key)
-        if future.status in ("cancelled", "lost"):
-            waiting.put_back(run)
+        _, run, worker = self.flying.pop(future.key)
+        try:
+            outcome = future.result(timeout=RESULT_SECONDS)
+        except Exception as error:  # what the task raised, or that its result was lost with its worker
+            if future.status == "error":
+                kind = Failure("TaskFailed", f"{type(error).__name__}: {error}"[:1000])
+                self.settle(run, self.give_up(run, kind))
+            else:
+                waiting.put_back(run)
             return
-        if future.status == "error":
-            outcome = self.give_up(run, future.exception())
-        else:
-            outcome = future.result()
-        if outcome.worker:
-            self.loaded[outcome.worker] = run.team
+        self.loaded[outcome.worker or worker] = run.team
         if outcome.files is not None:
             outcome = self.commit_files(run, outcome)
-        if outcome.status in (UNWRITABLE, MISMATCH):
-            kind = OutputError if outcome.status == UNWRITABLE else SchedulerError
-            raise kind(outcome.message, remedy="finished runs are kept; give the same command again once it is mended"
-                       if outcome.status == UNWRITABLE else "install the same fusionlab on the workers, or name the code "
-                       "in the sweep file with `code:`")  # fmt: skip
+        if outcome.status == UNWRITABLE:
+            raise OutputError(outcome.message, remedy="finished runs are kept; mend it and give the same command again")
+        if outcome.status == MISMATCH:
+            raise SchedulerError(outcome.message, remedy="install the same fusionlab on the workers, or name what stands for "
+                                 "the code with `code:` in the sweep file")  # fmt: skip
         if outcome.status in (CLAIMED, STOPPED):
             (self.claimed.append if outcome.status == CLAIMED else waiting.put_back)(run)
             return
+        self.settle(run, outcome)
+
+    def settle(self, run: Run, outcome: Outcome) -> None:
+        """Account for a run that came to its end."""
         if outcome.status == OK:
             self.account.ok += 1
         elif outcome.status == ALREADY:
@@ -186,14 +204,12 @@ class Dispatcher:
             self.account.failed[run.key] = outcome.message
         self.watch(run, outcome)
 
-    def give_up(self, run: Run, error: BaseException | None) -> Outcome:
-        """Mark a run as failed whose task itself broke: Dask lost too many workers over it, or the worker cannot run it."""
-        lost = type(error).__name__ == "KilledWorker"
-        message = f"its worker ended while it ran, {MOST_TRIES} times or more" if lost else f"{type(error).__name__}: {error}"
-        failure = Failure("WorkerDied" if lost else "TaskFailed", message[:1000])
+    def give_up(self, run: Run, failure: Failure) -> Outcome:
+        """Mark a run as failed that no worker brought to an end."""
         attempt = new_attempt()
         draft = self.store.draft(run.key, attempt)
-        write_failure(run, draft, failure, facts={"attempt": attempt, "session": self.session})
+        facts = {"attempt": attempt, "session": self.session, "tries": self.tries[run.key] or 1}
+        write_failure(run, draft, failure, facts=facts)
         self.store.commit(run.key, draft, attempt=attempt, failed=True)
         return Outcome(run.key, FAILED, message=f"{failure.kind}: {failure.message}")
 
@@ -230,6 +246,11 @@ class Dispatcher:
         self.flying.clear()
         self.client.cancel(futures)
         self.client.run(stop_worker, on_error="ignore")
+
+
+def offers(about: Mapping[str, Any], needed: Mapping[str, float]) -> bool:
+    """Whether a worker, as the scheduler describes it, offers what runs need."""
+    return all(about.get("resources", {}).get(name, 0) >= amount for name, amount in needed.items())
 
 
 def describe_outcome(run: Run, outcome: Outcome) -> str:

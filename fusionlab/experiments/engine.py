@@ -6,6 +6,7 @@ papermill parameterises, saves after each cell and marks errors as ever; only wh
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -50,5 +51,5 @@ def execute_in(kernel: WarmKernel, notebook: Any, target: Path, parameters: dict
     literal = str(target).replace("{", "{{").replace("}", "}}")  # papermill formats output paths with the parameters
     return papermill.execute_notebook(
         notebook, literal, parameters=parameters, engine_name=NAME, kernel=kernel, kernel_name=kernel.name,
-        language="python", progress_bar=progress, stdout_file=log, stderr_file=log, execution_timeout=cell_timeout_seconds,
+        language="python", progress_bar=progress, stdout_file=log, stderr_file=log, execution_timeout=None if cell_timeout_seconds is None else math.ceil(cell_timeout_seconds),
     )  # fmt: skip

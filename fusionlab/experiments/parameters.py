@@ -73,6 +73,8 @@ class Parameter:
             value = read_yaml(text, where=f"-p {self.name}")
         except SweepError:
             value = text
+        if isinstance(value, list | dict) and text.strip()[0] not in "[{":
+            value = text  # "a: b" and "- a" are words on a command line
         if isinstance(value, str) or not _takes(self.kind, value):
             value = text if _takes(self.kind, text) else value
         return self.check(value)

@@ -131,15 +131,6 @@ class RemoteStore(Store):
             return is_running(holder.get("pid"), holder.get("started"))
         return bool(time.time() - float(holder.get("time", 0)) < 60 * STALE_SECONDS)  # no beat here: an hour
 
-    def count_attempt(self, session: str, key: str) -> int:
-        count = sum(name.partition(".")[0] == key for name in self.names(f"attempts/{session}")) + 1
-        self.write_bytes(f"attempts/{session}/{key}.{count}", b"")
-        return count
-
-    def forget_attempts(self, session: str) -> None:
-        with contextlib.suppress(Exception):
-            self.system.rm(self.path(f"attempts/{session}"), recursive=True)
-
     def read_bytes(self, name: str) -> bytes:
         return bytes(self.system.cat_file(self.path(name)))
 

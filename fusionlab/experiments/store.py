@@ -4,7 +4,6 @@
     failed/<key>.<attempt>/      the same of a run that failed, with error.json; gone once the run succeeds
     manifests/<session>.json     versions, git state, hardware, models of each invocation
     claims/<key>                 who is at which run right now
-    attempts/<session>/<key>.<n> tries that began, so that a run which kills its workers comes to an end
     partial/          what is being made; nothing reads it
     runs.parquet      the rows of runs/, gathered; made again whenever it is wanted
 
@@ -28,7 +27,7 @@ from fusionlab.experiments.claims import Claim, is_claimed, take_claim
 from fusionlab.trace_file import write_atomically
 
 ROW = "row.parquet"
-FOLDERS = ("runs", "failed", "manifests", "claims", "attempts", "partial")
+FOLDERS = ("runs", "failed", "manifests", "claims", "partial")
 
 
 class Store:
@@ -150,23 +149,6 @@ class Store:
     def is_claimed(self, key: str) -> bool:
         """Whether somebody is at a run."""
         return is_claimed(self.claim_path(key))
-
-    def count_attempt(self, session: str, key: str) -> int:
-        """Note that a try at a run begins in this session; returns how many that makes. Raises OutputError."""
-        with self.explaining():
-            folder = self.folder / "attempts" / session
-            folder.mkdir(parents=True, exist_ok=True)
-            count = 1
-            while True:
-                try:
-                    (folder / f"{key}.{count}").touch(exist_ok=False)
-                    return count
-                except FileExistsError:
-                    count += 1
-
-    def forget_attempts(self, session: str) -> None:
-        """Drop the notes of a session that is over."""
-        shutil.rmtree(self.folder / "attempts" / session, ignore_errors=True)
 
     # -- files -----------------------------------------------------------------------------------
 

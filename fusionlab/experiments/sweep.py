@@ -16,7 +16,7 @@ from typing import Any
 
 from fusionlab.errors import FusionError
 from fusionlab.experiments.cluster import CONNECT_SECONDS, count_gpus, local_client, remote_client
-from fusionlab.experiments.dispatch import Account, Dispatcher, describe_outcome
+from fusionlab.experiments.dispatch import NO_WORKER_SECONDS, Account, Dispatcher, describe_outcome
 from fusionlab.experiments.execution import FAILED, OK, new_attempt
 from fusionlab.experiments.manifest import make_manifest
 from fusionlab.experiments.pages import PLOTLY_FILE, write_plotly
@@ -110,15 +110,15 @@ def duration(seconds: float) -> str:
 
 def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = None, *, notebook: Path,
               sweep_file: Path | None = None, repeat: Sequence[str] = (), check_code: bool = True,
-              say: Say = lambda line: None) -> Account:  # fmt: skip
+              patience: float = NO_WORKER_SECONDS, say: Say = lambda line: None) -> Account:  # fmt: skip
     """Do what is missing of a sweep; returns what became of its runs.
 
     >>> sweep, runs = plan_sweep(Path("sweep.yaml"))                             # doctest: +SKIP
     >>> run_sweep(runs, open_store("runs/kl"), notebook=Path(sweep.notebook)).failed     # doctest: +SKIP
     {}
 
-    repeat: parameters that only repeat a run, for the report. check_code: refuse workers with another fusionlab than the one that the runs' keys name. Raises OutputError, SchedulerError,
-    and KeyboardInterrupt for Ctrl-C or SIGTERM, after the runs in progress were ended; finished ones are kept in any case.
+    repeat: parameters that only repeat a run, for the report. check_code: refuse workers with another fusionlab than the one
+    that the runs' keys name. patience: seconds to wait where there is no worker. Raises OutputError, SchedulerError, and KeyboardInterrupt for Ctrl-C or SIGTERM, after the runs in progress were ended; finished ones are kept in any case.
     """
     options = options or SweepOptions()
     store.create()
@@ -139,7 +139,7 @@ def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = 
         local_client(min(options.workers, len(plan.todo)), resources=plan.todo[0].resources)  # fmt: skip
     with interruptible(), opened as client, progress(len(plan.todo), say) as watch:
         client.register_plugin(KernelPlugin(settings))
-        dispatcher = Dispatcher(client, store, session=session, account=account, watch=watch)
+        dispatcher = Dispatcher(client, store, session=session, account=account, watch=watch, patience=patience)
         try:
             dispatcher.run(plan.todo)
         except BaseException:
@@ -148,7 +148,8 @@ def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = 
         finally:
             with contextlib.suppress(Exception):  # the scheduler may be gone; the results are not
                 client.unregister_worker_plugin(KernelPlugin.name)
-            clean_up(store, session, settings)
+            with contextlib.suppress(Exception):
+                store.remove(settings.token)
     gather(store)
     return account
 
@@ -181,13 +182,6 @@ def make_settings(store: Store, session: str, options: SweepOptions, *, code: st
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def clean_up(store: Store, session: str, settings: WorkerSettings) -> None:
-    """Remove what only this session needed."""
-    store.forget_attempts(session)
-    with contextlib.suppress(Exception):
-        store.remove(settings.token)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from typing import Any
 from distributed import WorkerPlugin, get_worker
 
 from fusionlab.errors import FusionError, OutputError
-from fusionlab.experiments.execution import FAILED, OK, Failure, execute_run, new_attempt, write_failure
+from fusionlab.experiments.execution import FAILED, OK, Failure, execute_run, new_attempt
 from fusionlab.experiments.kernel import KernelDied, WarmKernel
 from fusionlab.experiments.run_key import Run, code_version
 from fusionlab.experiments.store import Store
@@ -123,11 +123,11 @@ class KernelPlugin(WorkerPlugin):
             self.kernel.close()
             self.kernel = None
 
-    def execute(self, run: Run) -> Outcome:
-        """Take a run from claim to commit."""
-        return self.thread.submit(self._execute, run).result()
+    def execute(self, run: Run, tries: int = 0) -> Outcome:
+        """Take a run from claim to commit. tries: earlier ones, of which the worker was lost."""
+        return self.thread.submit(self._execute, run, tries).result()
 
-    def _execute(self, run: Run) -> Outcome:
+    def _execute(self, run: Run, tries: int) -> Outcome:
         if self.settings.code is not None:
             self._code = self._code or code_version()
             if self._code != self.settings.code:
@@ -135,7 +135,7 @@ class KernelPlugin(WorkerPlugin):
                                                    f"{self.settings.code}")  # fmt: skip
         store = visible_store(self.settings)
         try:
-            return self._execute_far(run) if store is None else self._execute_in(store, run)
+            return self._execute_far(run, tries) if store is None else self._execute_in(store, run, tries)
         except (OutputError, OSError) as error:
             return self.outcome(run, STOPPED if self.stopping else UNWRITABLE, str(error))
 
@@ -143,7 +143,7 @@ class KernelPlugin(WorkerPlugin):
         """An outcome of this worker."""
         return Outcome(run.key, status, self.address, message=message, **more)
 
-    def _execute_in(self, store: Store, run: Run) -> Outcome:
+    def _execute_in(self, store: Store, run: Run, tries: int) -> Outcome:
         """Where the store is visible: claim, execute in its folder, commit."""
         claim = store.claim(run.key)
         if claim is None:
@@ -152,7 +152,7 @@ class KernelPlugin(WorkerPlugin):
             if run.key in store.finished():
                 return self.outcome(run, ALREADY)
             while not self.stopping:
-                tries = store.count_attempt(self.settings.session, run.key)
+                tries += 1
                 attempt = new_attempt()
                 draft = store.draft(run.key, attempt)
                 try:
@@ -170,9 +170,8 @@ class KernelPlugin(WorkerPlugin):
                 return self.outcome(run, OK if new else ALREADY)
         return self.outcome(run, STOPPED)
 
-    def _execute_far(self, run: Run) -> Outcome:
+    def _execute_far(self, run: Run, tries: int) -> Outcome:
         """Where the store is not visible: execute in a folder of this machine and send the files."""
-        tries = 0
         while not self.stopping:
             tries += 1
             attempt = new_attempt()
@@ -192,12 +191,8 @@ class KernelPlugin(WorkerPlugin):
         return self.outcome(run, STOPPED)
 
     def try_once(self, run: Run, draft: Path, tries: int, attempt: str) -> Failure | None:
-        """Execute a run into `draft`; a run that already took two workers with it is given up without a try."""
+        """Execute a run into `draft`, in the warm kernel or a new one."""
         facts = {"worker": self.label, "attempt": attempt, "session": self.settings.session, "tries": tries}
-        if tries > MOST_TRIES:
-            failure = Failure("WorkerDied", f"its worker ended while it ran, {MOST_TRIES} times", kernel_died=True)
-            write_failure(run, draft, failure, facts=facts)
-            return failure
         if self.kernel is None or self.kernel.name != run.kernel:
             self.close_kernel()
             self.kernel = self.new_kernel(run.kernel)
@@ -227,10 +222,10 @@ def visible_store(settings: WorkerSettings) -> Store | None:
 # -- what the client submits -----------------------------------------------------------------------
 
 
-def run_on_worker(run: Run) -> Outcome:
+def run_on_worker(run: Run, tries: int = 0) -> Outcome:
     """The task: executed in one of the worker's threads."""
     plugin: KernelPlugin = get_worker().plugins[KernelPlugin.name]
-    return plugin.execute(run)
+    return plugin.execute(run, tries)
 
 
 def stop_worker(dask_worker: Any = None) -> None:
