@@ -16,6 +16,7 @@ MARKS = ("circle", "square", "diamond", "triangle", "cross", "circle", "square",
 INK, GREY, GRID = "#1d2129", "#5f6772", "#e3e7ec"
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 30, 46
+SHORT_NAME = 22  # characters of a legend's entry that leave room for another one beside it
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def xy_chart(title: str, series: Sequence[Series], *, x_title: str, y_title: str
     xs, ys = [point.x for point in points], [point.y for point in points]
     ys += [bound for point in points for bound in (point.low, point.high) if bound is not None]
     legend = len(series) > 1
-    height = HEIGHT + (18 * math.ceil(len(series) / 2) if legend else 0)
+    height = HEIGHT + (18 * math.ceil(len(series) / legend_columns(series)) + 4 if legend else 0)
     x = Axis(*padded(xs), LEFT, WIDTH - RIGHT, dict(x_labels or {}))
     y = Axis(*padded(ys), HEIGHT - BOTTOM, TOP)
     parts = [frame(title, x, y, x_title=x_title, y_title=y_title)]
@@ -132,7 +133,7 @@ def xy_chart(title: str, series: Sequence[Series], *, x_title: str, y_title: str
     for place, one in enumerate(series):
         parts.append(draw_series(one, x, y, place, joined=joined))
     if legend:
-        parts.append(draw_legend([one.name for one in series]))
+        parts.append(draw_legend([one.name for one in series], legend_columns(series)))
     return svg(WIDTH, height, title, "".join(parts))
 
 
@@ -168,7 +169,7 @@ def draw_series(series: Series, x: Axis, y: Axis, place: int, *, joined: bool) -
         if point.low is not None and point.high is not None:
             parts.append(f'<line x1="{x.at(point.x):.1f}" x2="{x.at(point.x):.1f}" y1="{y.at(point.low):.1f}" '
                          f'y2="{y.at(point.high):.1f}" stroke="{colour}" stroke-width="1.3" opacity="0.6"/>')  # fmt: skip
-        note = f"<title>{escape(point.note)}</title>" if point.note else ""
+        note = f"<title>{safe(point.note)}</title>" if point.note else ""
         parts.append(f"<g>{mark(x.at(point.x), y.at(point.y), place, colour)}{note}</g>")
     return "".join(parts)
 
@@ -189,20 +190,26 @@ def mark(x: float, y: float, place: int, colour: str) -> str:
     return f'<path d="M {x - 4:.1f} {y - 4:.1f} l 8 8 m 0 -8 l -8 8" fill="none" stroke="{colour}" stroke-width="2.4"/>'
 
 
-def draw_legend(names: Sequence[str]) -> str:
-    """Names below the chart, two in a line."""
-    parts = []
+def legend_columns(series: Sequence[Series]) -> int:
+    """Names side by side where they are short."""
+    return 2 if all(len(one.name) <= SHORT_NAME for one in series) else 1
+
+
+def draw_legend(names: Sequence[str], columns: int) -> str:
+    """Names below the chart."""
+    parts, room = [], SHORT_NAME if columns == 2 else 2 * SHORT_NAME + 6
     for place, name in enumerate(names):
-        x, y = LEFT + (place % 2) * (WIDTH - LEFT) / 2, HEIGHT + 8 + 18 * (place // 2)
-        shown = name if len(name) <= 26 else name[:25] + "…"
+        x, y = LEFT + (place % columns) * (WIDTH - LEFT) / 2, HEIGHT + 8 + 18 * (place // columns)
+        shown = name if len(name) <= room else name[: room - 1] + "…"
         parts.append(mark(x, y - 4, place, COLOURS[place % len(COLOURS)]))
-        parts.append(f"<g>{text(x + 10, y, shown, size=12)}<title>{escape(name)}</title></g>")
+        parts.append(f"<g>{text(x + 10, y, shown, size=12)}<title>{safe(name)}</title></g>")
     return "".join(parts)
 
 
 # -- weights by token ----------------------------------------------------------------------------
 
 CELL_WIDTH, CELL_HEIGHT, LABEL_CHARS = 26, 20, 9
+LETTER, SLANT = 8, 36  # width of a letter at its widest on the average; what a slanted label needs to the right
 
 
 def weight_strip(rows: Sequence[tuple[str, Any]], *, most_tokens: int = 40) -> str:
@@ -213,13 +220,15 @@ def weight_strip(rows: Sequence[tuple[str, Any]], *, most_tokens: int = 40) -> s
     greatest = max((float(trace.alpha.max()) for _, trace in rows if trace.alpha.size), default=0.0) or 1.0
     shown = max((min(len(trace), most_tokens) for _, trace in rows), default=0)
     experts = max((len(name) for _, trace in rows for name in trace.experts), default=4)
-    left = 14 + 7 * min(experts, 16)
+    left = 14 + LETTER * min(experts, 16)
     parts, top = [], 0.0
     for name, trace in rows:
         parts.append(text(0, top + 14, name, size=12, weight=600))
         parts.append(weight_block(trace, left, top + 22, greatest, most_tokens))
         top += 22 + 58 + CELL_HEIGHT * max(len(trace.experts), 1) + 14
-    return svg(left + CELL_WIDTH * max(shown, 1) + 8, top, "weights by token", "".join(parts))
+    titles = max((LETTER * len(name) for name, _ in rows), default=0)
+    width = max(left + CELL_WIDTH * max(shown, 1) + SLANT, titles + 8)
+    return svg(width, top, "weights by token", "".join(parts))
 
 
 def weight_block(trace: Any, left: float, top: float, greatest: float, most_tokens: int) -> str:
@@ -240,7 +249,7 @@ def weight_block(trace: Any, left: float, top: float, greatest: float, most_toke
             note = f"token {place + 1}: {label!r}, weight {weight:.2f} of {expert}" + (", flipped by it" if flipped else "")
             x = left + CELL_WIDTH * place
             parts.append(f'<g><rect x="{x}" y="{y}" width="{CELL_WIDTH - 1}" height="{CELL_HEIGHT - 1}" '
-                         f'fill="{shade(weight / greatest)}"/><title>{escape(note)}</title>')  # fmt: skip
+                         f'fill="{shade(weight / greatest)}"/><title>{safe(note)}</title>')  # fmt: skip
             if flipped:
                 colour = "#ffffff" if weight / greatest > 0.45 else INK
                 parts.append(text(x + CELL_WIDTH / 2, y + 14, "▲", anchor="middle", size=10, colour=colour))
@@ -265,7 +274,12 @@ def shade(share: float) -> str:
 def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 12, weight: int = 400, colour: str = INK) -> str:
     """A line of text, escaped."""
     return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
-            f'fill="{colour}">{escape(printable(words))}</text>')  # fmt: skip
+            f'fill="{colour}">{safe(words)}</text>')  # fmt: skip
+
+
+def safe(words: str) -> str:
+    """Text that stands in markup as itself."""
+    return escape(printable(words))
 
 
 def printable(words: str) -> str:
@@ -275,5 +289,5 @@ def printable(words: str) -> str:
 
 def svg(width: float, height: float, title: str, body: str) -> str:
     """A whole picture."""
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(printable(title))}" '
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{safe(title)}" '
             f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">{body}</svg>')  # fmt: skip

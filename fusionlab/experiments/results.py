@@ -215,7 +215,7 @@ def query_tables(tables: Mapping[str, pa.Table], sql: str) -> pd.DataFrame:
         connection.execute("SET lock_configuration = true")
         try:
             answer = connection.execute(sql)
-            if answer.description is None:
+            if answer is None or answer.description is None:
                 raise SweepError(f"{sql!r} asks nothing", remedy='write a query, e.g. "SELECT * FROM runs"')
             return answer.df()
         except duckdb.Error as error:
