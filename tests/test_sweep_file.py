@@ -136,7 +136,13 @@ def test_machinery_is_no_part_of_the_code_version() -> None:
     names = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
     out = {name for name in names if not takes_part(name)}
     assert {"cli.py", "experiments/report.py", "experiments/store.py", "experiments/dispatch.py"} <= out
-    assert {"solvers.py", "decode.py", "tasks/answers.py", "experiments/answering.py", "experiments/teams.py"} <= names - out
+    assert {
+        "solvers.py",
+        "decode.py",
+        "tasks/answers.py",
+        "experiments/answering.py",
+        "experiments/teams.py",
+    } <= names - out
     listed = {f"experiments/{name}.py" for name in run_key.EXPERIMENTS_IN_A_RUN} | set(run_key.NOT_IN_A_RUN)
     assert listed <= names, "a module that is listed is gone"
     assert code_version().startswith("0.1.0+")

@@ -81,7 +81,7 @@ def test_no_name_leaks_from_one_run_into_the_next(kernel: WarmKernel, tmp_path: 
     assert told[0] == told[1]
     assert "leaked" not in second["names"] and json.loads(second["names"])  # parameters are there, nothing else
     assert second["start"] == "1" and second["environ"] is None
-    _, third = run_cells(kernel, tmp_path / "third", SPOIL)
+    run_cells(kernel, tmp_path / "third", SPOIL)
     _, fourth = run_cells(kernel, tmp_path / "fourth", LOOK)
     assert all(fourth[name] != second[name] for name in drawn), "a seed of one run decides the next one's draws"
 
@@ -209,7 +209,12 @@ def test_a_team_is_loaded_once_per_kernel_and_counted_by_run(kernel: WarmKernel,
 def test_only_as_many_teams_are_kept_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two teams of 13B models side by side do not fit a GPU: the old one goes before the new one comes."""
     alive: list[str] = []
-    monkeypatch.setattr("fusionlab.team.Team.from_pretrained", lambda name, **options: alive.append(name) or object())
+
+    def load(name: str, **options: Any) -> object:
+        alive.append(name)
+        return object()
+
+    monkeypatch.setattr("fusionlab.team.Team.from_pretrained", load)
     monkeypatch.setattr(teams, "counter", teams.Counter())
     teams.forget_teams()
     first = teams.warm_team("a")
@@ -265,5 +270,3 @@ def test_traces_are_kept_under_a_plain_name(tmp_path: Path, monkeypatch: pytest.
             recording.record_traces([make_trace()], name=name)
     with pytest.raises(NotebookError, match="1 traces and 2 items"):
         recording.record_traces([make_trace()], items=["a", "b"])
-
-

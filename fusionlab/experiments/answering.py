@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """rows: item, score, output, extracted, gold, tokens. seconds: of writing, without loading. traces: where a method fuses."""
+    """What one method wrote.
+
+    rows: item, score, output, extracted, gold, tokens. seconds: of writing, without loading. traces: where a method fuses.
+    """
 
     rows: pd.DataFrame
     traces: list[Trace]
@@ -49,7 +52,8 @@ def answer_items(team: Team, task: Task, items: Sequence[Item], method: Method, 
     >>> answer_items(team, task, pick_items(task, 20, seed=0), find_method("dynamic:scale=1.5"))     # doctest: +SKIP
 
     experts: those of a fused method; default: the task's own, or all, as the method says. seed: draws the examples of the
-    prompt. trace: level, None for none. Raises UnknownNameError for a method that merges experts (`fusionlab evaluate` runs these).
+    prompt. trace: level, None for none. Raises UnknownNameError for a method that merges experts (`fusionlab evaluate`
+    runs these).
     """
     import pandas as pd
 

@@ -271,7 +271,8 @@ def shade(share: float) -> str:
 # -- SVG -----------------------------------------------------------------------------------------
 
 
-def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 12, weight: int = 400, colour: str = INK) -> str:
+def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 12, weight: int = 400,
+         colour: str = INK) -> str:  # fmt: skip
     """A line of text, escaped."""
     return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
             f'fill="{colour}">{safe(words)}</text>')  # fmt: skip

@@ -1,8 +1,8 @@
 """`fusionlab compare A B`: is B better or worse than A, by how much, and on which items.
 
-Runs are paired by their parameters, items by their ids within a pair of runs. The difference is the mean over pairs of runs of the mean
-item difference, its interval the 95 % percentile bootstrap over items within pairs (scipy, as in `fusionlab.scores`). Runs
-without items are paired as they are.
+Runs are paired by their parameters, items by their ids within a pair of runs. The difference is the mean over pairs of runs
+of the mean item difference, its interval the 95 % percentile bootstrap over items within pairs (scipy, as in
+`fusionlab.scores`). Runs without items are paired as they are.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ class Change:
 
 @dataclass(frozen=True)
 class AbTest:
-    """value_a, value_b, difference, interval: of the metric, times 100 where it is `score`, a share. lone: runs of A and of B that
-    have no partner."""
+    """What came of a comparison.
+
+    value_a, value_b, difference, interval: of the metric, times 100 where it is `score` as a share. lone: runs of A and of
+    B that have no partner. apart: parameters that are one value in A and another in B.
+    """
 
     metric: str
     value_a: float
@@ -53,7 +56,7 @@ class AbTest:
     run_pairs: int
     item_pairs: int
     lone: tuple[int, int]
-    apart: Mapping[str, tuple[Any, Any]]  # parameters that tell A from B as wholes
+    apart: Mapping[str, tuple[Any, Any]]
     changed: Sequence[Change]
     percent: bool
     lower: bool = False
@@ -71,8 +74,11 @@ class AbTest:
         return (-high, -self.difference, -low) if self.lower else (low, self.difference, high)
 
     def passes(self, *, max_drop: float = 0.0, strict: bool = False) -> bool:
-        """Whether B may replace A. max_drop: points that it may be worse by. By default it fails where the whole interval lies
-        below that; strict: unless the whole interval lies above it (which needs enough items)."""
+        """Whether B may replace A.
+
+        max_drop: points that it may be worse by. By default it fails where the whole interval lies below that; strict:
+        unless the whole interval lies above it, which needs enough items.
+        """
         low, _, high = self.gain()
         return low >= -max_drop if strict else high >= -max_drop
 
@@ -82,8 +88,8 @@ class AbTest:
         bounds = "" if self.interval is None else f", 95 % interval {self.interval[0]:+.4g} to {self.interval[1]:+.4g}"
         lines = [
             f"{self.metric}: A {self.value_a:.4g}{unit}, B {self.value_b:.4g}{unit}, B - A {self.difference:+.4g}{bounds}",
-            f"{self.run_pairs} pairs of runs, {self.item_pairs} pairs of items; without a partner: {self.lone[0]} runs of A, "
-            f"{self.lone[1]} of B",
+            f"{self.run_pairs} pairs of runs, {self.item_pairs} pairs of items; without a partner: "
+            f"{self.lone[0]} runs of A, {self.lone[1]} of B",
         ]
         if self.apart:
             told = (f"{name} {show(a)} | {show(b)}" for name, (a, b) in self.apart.items())
@@ -91,8 +97,10 @@ class AbTest:
         gained = sum((change.score_b > change.score_a) != self.lower for change in self.changed)
         lines.append(f"{len(self.changed)} items changed: {gained} better in B, {len(self.changed) - gained} worse")
         for change in self.changed[:most_listed]:
-            outputs = f"  {shorten(change.output_a)} | {shorten(change.output_b)}" if change.output_a or change.output_b else ""
-            lines.append(f"  {change.score_a:g} -> {change.score_b:g}  {change.item}  [{change.run}]{outputs}")
+            line = f"  {change.score_a:g} -> {change.score_b:g}  {change.item}  [{change.run}]"
+            if change.output_a or change.output_b:
+                line += f"  {shorten(change.output_a)} | {shorten(change.output_b)}"
+            lines.append(line)
         if len(self.changed) > most_listed:
             lines.append(f"  and {len(self.changed) - most_listed} more")
         state = "passes" if self.passes(max_drop=max_drop, strict=strict) else "FAILS"
@@ -169,8 +177,8 @@ def pair_rows(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str]) -> tuple[l
     return pairs, (len(a) - len(pairs), len(b) - len(pairs))
 
 
-def judge(a: Store, b: Store, pairs: Sequence[tuple[dict, dict]], names: Sequence[str], *, metric: str, lone: tuple[int, int],
-          apart: Mapping[str, tuple[Any, Any]], percent: bool, lower: bool) -> AbTest:  # fmt: skip
+def judge(a: Store, b: Store, pairs: Sequence[tuple[dict, dict]], names: Sequence[str], *, metric: str,
+          lone: tuple[int, int], apart: Mapping[str, tuple[Any, Any]], percent: bool, lower: bool) -> AbTest:  # fmt: skip
     """Differences, interval and changed items of paired runs."""
     import numpy as np
 
@@ -198,8 +206,8 @@ def judge(a: Store, b: Store, pairs: Sequence[tuple[dict, dict]], names: Sequenc
     interval = bootstrap_mean(values) if sum(map(len, values)) > 1 else None
     return AbTest(
         metric, factor * float(np.mean([row[metric] for row, _ in pairs])),
-        factor * float(np.mean([row[metric] for _, row in pairs])), float(np.mean([part.mean() for part in values])), interval,
-        len(pairs), sum(map(len, strata)), lone, apart, changed, percent, lower)  # fmt: skip
+        factor * float(np.mean([row[metric] for _, row in pairs])), float(np.mean([part.mean() for part in values])),
+        interval, len(pairs), sum(map(len, strata)), lone, apart, changed, percent, lower)  # fmt: skip
 
 
 def merged_items(a: Store, key_a: str, b: Store, key_b: str) -> pd.DataFrame | None:

@@ -1,8 +1,8 @@
 """Gives runs to Dask workers, one at a time to each, and keeps account: done, failed, to be done by others, still to do.
 
 A worker that is free gets a run whose models it has loaded, if there is one; else one of the models that the fewest workers
-attend to, measured by what is left. Where a worker is lost, its run is given to another one once. Dask would do that too, but
-as often as its scheduler is configured to, and not at all while no worker is there (the preferred one never comes back).
+attend to, measured by what is left. Where a worker is lost, its run is given to another one once. Dask would do that too,
+but as often as its scheduler is configured to, and not at all while no other worker is there.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Dispatcher:
     workers, if there are none.
     """
 
-    def __init__(self, client: Client, store: Store, *, session: str, account: Account, watch: Watch = lambda run, outcome: None,
-                 patience: float = NO_WORKER_SECONDS) -> None:  # fmt: skip
+    def __init__(self, client: Client, store: Store, *, session: str, account: Account,
+                 watch: Watch = lambda run, outcome: None, patience: float = NO_WORKER_SECONDS) -> None:  # fmt: skip
         self.client, self.store, self.session, self.account, self.watch = client, store, session, account, watch
         self.patience = patience
         self.flying: dict[str, tuple[Future, Run, str]] = {}  # task key -> future, run, worker it was meant for
@@ -142,7 +142,8 @@ class Dispatcher:
             if self.tries[run.key] < MOST_TRIES:
                 waiting.put_back(run)
             else:
-                self.settle(run, self.give_up(run, Failure("WorkerDied", f"its worker ended while it ran, {MOST_TRIES} times")))
+                died = Failure("WorkerDied", f"its worker ended while it ran, {MOST_TRIES} times")
+                self.settle(run, self.give_up(run, died))
 
     def submit(self, run: Run, worker: str) -> None:
         """Give a run to a worker."""
@@ -187,8 +188,8 @@ class Dispatcher:
         if outcome.status == UNWRITABLE:
             raise OutputError(outcome.message, remedy="finished runs are kept; mend it and give the same command again")
         if outcome.status == MISMATCH:
-            raise SchedulerError(outcome.message, remedy="install the same fusionlab on the workers, or name what stands for "
-                                 "the code with `code:` in the sweep file")  # fmt: skip
+            raise SchedulerError(outcome.message, remedy="install the same fusionlab on the workers, or name what stands "
+                                 "for the code with `code:` in the sweep file")  # fmt: skip
         if outcome.status in (CLAIMED, STOPPED):
             (self.claimed.append if outcome.status == CLAIMED else waiting.put_back)(run)
             return
@@ -256,5 +257,3 @@ def offers(about: Mapping[str, Any], needed: Mapping[str, float]) -> bool:
 def describe_outcome(run: Run, outcome: Outcome) -> str:
     """A line for people."""
     return f"{outcome.status:<8} {run.key[:8]}  {run.label()}" + (f"  {outcome.message}" if outcome.message else "")
-
-

@@ -23,7 +23,7 @@ class WarmEngine(Engine):
     """`papermill.execute_notebook(..., engine_name=NAME, kernel=WarmKernel)`."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, *, kernel: WarmKernel,  # type: ignore[override]
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, *, kernel: WarmKernel,
                                  log_output: bool = False, stdout_file: Any = None, stderr_file: Any = None,
                                  execution_timeout: float | None = None, **_: Any) -> Any:  # fmt: skip
         """Run the cells in `kernel`, which has been prepared."""
@@ -49,7 +49,8 @@ def execute_in(kernel: WarmKernel, notebook: Any, target: Path, parameters: dict
     papermill_engines.register(NAME, WarmEngine)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters whose annotation it cannot read
     literal = str(target).replace("{", "{{").replace("}", "}}")  # papermill formats output paths with the parameters
+    limit = None if cell_timeout_seconds is None else math.ceil(cell_timeout_seconds)  # nbclient takes whole seconds
     return papermill.execute_notebook(
         notebook, literal, parameters=parameters, engine_name=NAME, kernel=kernel, kernel_name=kernel.name,
-        language="python", progress_bar=progress, stdout_file=log, stderr_file=log, execution_timeout=None if cell_timeout_seconds is None else math.ceil(cell_timeout_seconds),
+        language="python", progress_bar=progress, stdout_file=log, stderr_file=log, execution_timeout=limit,
     )  # fmt: skip

@@ -104,7 +104,9 @@ def finish_run(run: Run, folder: Path, failure: Failure | None, *, columns: Mapp
     return failure
 
 
-def execute_notebook(run: Run, target: Path, kernel: WarmKernel, *, log: Any = None, progress: bool = False) -> Failure | None:
+def execute_notebook(
+    run: Run, target: Path, kernel: WarmKernel, *, log: Any = None, progress: bool = False
+) -> Failure | None:
     """Execute into a prepared kernel; a cell that raises, a time-out and a dead kernel come back as a Failure."""
     import nbformat
     from nbclient.exceptions import CellTimeoutError, DeadKernelError

@@ -55,6 +55,7 @@ class RemoteStore(Store):
 
     @property
     def url(self) -> str:
+        """What opens it again, from another process."""
         return self._url
 
     def __str__(self) -> str:
@@ -76,6 +77,7 @@ class RemoteStore(Store):
                               remedy="check credentials and room; finished runs are kept") from error  # fmt: skip
 
     def create(self) -> None:
+        """Try to write there. Raises OutputError."""
         self.write_bytes("partial/.trial", b"\0")
 
     def names(self, part: str) -> list[str]:
@@ -91,9 +93,11 @@ class RemoteStore(Store):
         return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
 
     def draft(self, key: str, attempt: str) -> Path:
+        """A local folder in which a run is made."""
         return Path(tempfile.mkdtemp(prefix=f"fusionlab-{key}-"))
 
     def commit(self, key: str, draft: Path, *, attempt: str, failed: bool) -> bool:
+        """Upload a run made in `draft`, its row last; False where it had been finished before. Raises OutputError."""
         place = f"failed/{key}.{attempt}" if failed else f"runs/{key}"
         if not failed and self.exists(f"{place}/{ROW}"):
             shutil.rmtree(draft, ignore_errors=True)
@@ -109,6 +113,7 @@ class RemoteStore(Store):
         return True
 
     def forget(self, key: str) -> None:
+        """Remove a finished run, to do it again."""
         with contextlib.suppress(FileNotFoundError):
             self.system.rm(self.path(f"runs/{key}"), recursive=True)
         self.remove("runs.parquet")
@@ -117,12 +122,14 @@ class RemoteStore(Store):
         """Drafts are local and belong to whoever made them."""
 
     def claim(self, key: str) -> Any:
+        """Take a run, or None where somebody is at it."""
         if self.is_claimed(key):
             return None
         self.write_bytes(f"claims/{key}", json.dumps(describe_process() | {"time": time.time()}).encode())
         return RemoteClaim(self, key)
 
     def is_claimed(self, key: str) -> bool:
+        """Whether somebody is at a run; a claim of another machine holds for an hour."""
         try:
             holder = json.loads(self.read_bytes(f"claims/{key}"))
         except (FileNotFoundError, ValueError):
@@ -132,12 +139,15 @@ class RemoteStore(Store):
         return bool(time.time() - float(holder.get("time", 0)) < 60 * STALE_SECONDS)  # no beat here: an hour
 
     def read_bytes(self, name: str) -> bytes:
+        """A file by its name in the store. Raises FileNotFoundError."""
         return bytes(self.system.cat_file(self.path(name)))
 
     def exists(self, name: str) -> bool:
+        """Whether a file is there."""
         return bool(self.system.exists(self.path(name)))
 
     def list_files(self, name: str) -> list[str]:
+        """Names of the files directly in a folder of the store."""
         try:
             found = self.system.ls(self.path(name), detail=True)
         except FileNotFoundError:
@@ -145,10 +155,12 @@ class RemoteStore(Store):
         return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] == "file")
 
     def remove(self, name: str) -> None:
+        """Remove a file."""
         with contextlib.suppress(FileNotFoundError):
             self.system.rm_file(self.path(name))
 
     def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file. Raises OutputError."""
         with self.explaining():
             self.system.makedirs(self.path(name).rsplit("/", 1)[0], exist_ok=True)
             self.system.pipe_file(self.path(name), content)

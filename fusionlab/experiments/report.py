@@ -13,6 +13,7 @@ from typing import Any
 
 from fusionlab.errors import FusionError
 from fusionlab.experiments import charts
+from fusionlab.experiments.execution import OK
 from fusionlab.experiments.parameters import show
 from fusionlab.experiments.recording import TRACES
 from fusionlab.experiments.report_data import (
@@ -78,7 +79,7 @@ def facts(store: Store, data: ReportData) -> str:
     lines = [f"{len(frame)} runs: {counts}", f"{frame['seconds'].sum() / 3600:.2f} hours in notebooks",
              f"code {', '.join(sorted(set(frame['code'])))}"]  # fmt: skip
     if data.outdated:
-        lines.append(f"{data.outdated} runs of earlier versions of the code are left out here; `fusionlab results` has them")
+        lines.append(f"{data.outdated} runs of earlier versions of the code are left out; `fusionlab results` has them")
     loads = int(frame["team_loads"].fillna(0).sum())
     if loads:
         lines.append(f"teams loaded {loads} times ({frame['team_load_seconds'].sum():.0f} s)")
@@ -101,8 +102,8 @@ def comparison_section(data: ReportData) -> str:
         return "<p>No run recorded a number; call <code>record(score=...)</code> in the notebook.</p>"
     unit = ", %" if data.percent else ""
     against = ", ".join(f"{name} = {show(value)}" for name, value in data.baseline.items())
-    head = [*data.varied, "runs", f"{data.metric}{unit}", "95 %", *([f"Δ to {against}", "95 %", "pairs"] if against else []),
-            data.cost]  # fmt: skip
+    paired = [f"Δ to {against}", "95 %", "pairs"] if against else []
+    head = [*data.varied, "runs", f"{data.metric}{unit}", "95 %", *paired, data.cost]
     rows = []
     for group in data.groups:
         cells = [*(show(group.values[name]) for name in data.varied), str(len(group.keys)), figure(group.value, data),
@@ -112,9 +113,11 @@ def comparison_section(data: ReportData) -> str:
                 signed(group.difference, data), interval(group.difference_interval, data, signs=True),
                 str(group.pairs or "")]  # fmt: skip
         rows.append(([*cells, number(group.cost)], verdict_class(group, data)))
-    note = (f"{escape(data.metric)}: {'smaller' if data.lower else 'greater'} is better. Intervals are 95 % bootstrap intervals "
-            "of the mean; differences are paired, by item where the runs recorded items, else by repeat. A line is marked where "
-            "its interval does not hold 0. Many comparisons are made at once: one in twenty would be marked by chance.")  # fmt: skip
+    note = (
+        f"{escape(data.metric)}: {'smaller' if data.lower else 'greater'} is better. Intervals are 95 % bootstrap "
+        "intervals of the mean; differences are paired, by item where the runs recorded items, else by repeat. A line is "
+        "marked where the interval of its difference does not hold 0; of many comparisons one in twenty is so by chance."
+    )
     return f"<p>{note}</p>{table(head, rows, texts=len(data.varied))}"
 
 
@@ -252,8 +255,12 @@ def weights_section(store: Store, data: ReportData, options: ReportOptions) -> s
             caption = f"{item}: {' '.join(prompt)[-200:]}" if prompt else item
             drawn.append(f'<figure><figcaption>{escape(charts.printable(caption))}</figcaption><div class="scroll">'
                          f"{charts.weight_strip(rows[:MOST_BLOCKS])}</div></figure>")  # fmt: skip
-    note = ("Rows are experts, columns tokens; darker is a greater weight, ▲ marks a token that the expert turned away from the "
-            "large model's choice. " + ("" if options.items else "Shown are items that the runs answered with different success."))  # fmt: skip
+    note = (
+        "Rows are experts, columns tokens; darker is a greater weight, ▲ marks a token that the expert turned away from "
+        "the large model's choice."
+    )
+    if not options.items:
+        note += " Shown are the items whose scores differ most between runs."
     return f"<p>{note}</p>{''.join(drawn)}" if drawn else ""
 
 
@@ -275,7 +282,9 @@ def read_traces(store: Store, key: str) -> dict[str, Any]:
             except FusionError:  # of another version: the rest of the report is worth having
                 continue
         beside = f"{place}/{name.removesuffix('.parquet')}.json"
-        items = json.loads(store.read_bytes(beside)) if store.exists(beside) else [f"{name} {n}" for n in range(len(traces))]
+        items = [f"{name} {place}" for place in range(len(traces))]
+        if store.exists(beside):
+            items = json.loads(store.read_bytes(beside))
         found |= dict(zip(items, traces, strict=False))
     return found
 
@@ -284,7 +293,8 @@ def telling_items(found: Sequence[tuple[Group, dict[str, Any]]]) -> list[str]:
     """Items in the order of how much their score differs between groups; first come, first served where it does not."""
     spread: dict[str, float] = {}
     for item in dict.fromkeys(item for _, traces in found for item in traces):
-        scores = [float(group.scores[item]) for group, _ in found if group.scores is not None and item in group.scores.index]
+        known = [group.scores for group, _ in found if group.scores is not None]
+        scores = [float(some[item]) for some in known if item in some.index]
         spread[item] = max(scores) - min(scores) if scores else 0.0
     return sorted(spread, key=lambda item: -spread[item])
 
@@ -315,7 +325,9 @@ def runs_section(data: ReportData) -> str:
     for row in data.frame.head(MOST_ROWS).to_dict("records"):
         cells = [show(plain(row[name])) for name in parameters]
         cells += ["" if is_missing(row[name]) else show(plain(row[name]))[:60] for name in fields]
-        link = f'<a href="runs/{row["key"]}/notebook.html">{row["key"][:8]}</a>' if row["status"] == "ok" else row["key"][:8]
+        link = row["key"][:8]
+        if row["status"] == OK:
+            link = f'<a href="runs/{row["key"]}/notebook.html">{link}</a>'
         rows.append(f"<tr><td>{link}</td><td>{row['status']}</td><td class=n>{number(row['seconds'])}</td>"
                     + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>\n")  # fmt: skip
     head = "".join(f"<th>{escape(name)}</th>" for name in ["run", "status", "seconds", *parameters, *fields])
@@ -338,7 +350,8 @@ PAGE_FORM = """<!doctype html>
 """
 STYLE = """
 :root { color-scheme: light; }
-body { margin: 0; color: #1d2129; background: #fff; font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
+body { margin: 0; color: #1d2129; background: #fff;
+  font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
 main { max-width: 1360px; margin: 0 auto; padding: 28px 24px 80px; }
 h1 { font-size: 27px; margin: 0 0 6px; } h2 { font-size: 20px; margin: 40px 0 6px; border-bottom: 1px solid #d8dde3; }
 h3 { font-size: 15px; margin: 18px 0 2px; } p { margin: 4px 0 10px; color: #4c535d; max-width: 92ch; }
@@ -351,6 +364,7 @@ tr.better td { background: #e8f4ec; } tr.worse td { background: #fbecea; }
 .charts { display: flex; flex-wrap: wrap; gap: 18px 28px; }
 svg text { font-family: system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
 figure { margin: 14px 0 22px; } figcaption { font-weight: 600; font-size: 13px; margin-bottom: 4px; }
-pre { background: #f5f6f8; border-left: 3px solid #c3c9d1; padding: 8px 12px; overflow-x: auto; font-size: 12.5px; line-height: 1.45; }
+pre { background: #f5f6f8; border-left: 3px solid #c3c9d1; padding: 8px 12px; overflow-x: auto;
+  font-size: 12.5px; line-height: 1.45; }
 .error { color: #b3261e; } summary { cursor: pointer; color: #0072B2; }
 """

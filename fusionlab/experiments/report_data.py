@@ -65,7 +65,8 @@ class Group:
 
     def label(self, names: Sequence[str] | None = None) -> str:
         """Its values, of some parameters only."""
-        return ", ".join(f"{name} = {show(self.values[name])}" for name in (self.values if names is None else names)) or "all"
+        shown = self.values if names is None else names
+        return ", ".join(f"{name} = {show(self.values[name])}" for name in shown) or "all"
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def gather_report(store: Store, options: ReportOptions) -> ReportData:
 def newest_runs(frame: pd.DataFrame, table: RunTable) -> pd.DataFrame:
     """One run per notebook and parameters: the latest, where a folder holds runs of several versions of the code."""
     same_work = frame[["notebook", *table.parameters]].astype(str).agg("\0".join, axis=1)
-    return frame.loc[frame.assign(work=same_work).sort_values("started").drop_duplicates("work", keep="last").index.sort_values()]
+    latest = frame.assign(work=same_work).sort_values("started").drop_duplicates("work", keep="last")
+    return frame.loc[latest.index.sort_values()]
 
 
 # -- choose --------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ def repeated_parameters(table: RunTable, manifests: Sequence[Mapping[str, Any]])
 
 
 def choose_baseline(groups: Sequence[Group], varied: Sequence[str], wanted: str | None) -> dict[str, Any]:
-    """Which values set the baseline apart: those named, else the first value of the first parameter that is not the task."""
+    """Which values set the baseline apart: those named, else the first value of the first parameter besides the task."""
     if wanted is None:
         name = next((name for name in varied if name != TASK), None)
         return {} if name is None or not groups else {name: groups[0].values[name]}
@@ -321,5 +323,3 @@ def read_failures(store: Store, frame: pd.DataFrame, table: RunTable) -> list[Fa
             error.get("message", row["error"] or ""), error.get("cell", ""), error.get("cell_number"),
             error.get("traceback", ""), f"{place}/notebook.html"))  # fmt: skip
     return found
-
-

@@ -1,8 +1,8 @@
 """One run as one row: base columns, a column per parameter, a column per recorded field, in a Parquet file of its own.
 
 Names: base columns win. A parameter that is called like one becomes `parameter_<name>`, a recorded field that is called
-like one of either becomes `result_<name>`. Values: numbers, text and booleans as they are, lists and mappings as JSON text, so
-that a column has one type whatever the runs hold.
+like one of either becomes `result_<name>`. Values: numbers, text and booleans as they are, lists and mappings as JSON text,
+so that a column has one type whatever the runs hold.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One run here and now, in this process and a kernel of its own: `fusionlab run`. No cluster; the same store as a sweep's."""
+"""One run here and now, in a kernel of its own and without a cluster: `fusionlab run`. The store is as a sweep's."""
 
 from __future__ import annotations
 
@@ -72,5 +72,3 @@ def describe_single(store: Store, run: Run, *, repeated: bool = False) -> Single
     row = table.rows.to_pylist()[0]
     fields = {name: row[column] for column, name in table.fields.items() if row[column] is not None}
     return SingleRun(run, failed, folder, row["error"], fields, repeated)
-
-

@@ -1,4 +1,4 @@
-"""A sweep from plan to table: what is to do, on which workers, with what to see meanwhile; interrupted and resumed at will."""
+"""A sweep from plan to table: what is to do, on which workers, with what to see meanwhile."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def describe_plan(plan: Plan, options: SweepOptions, *, most_lines: int = 200) -
         lines.append(f"{run.key[:8]}  {state:<8}  {run.label()}")
     if len(plan.runs) > most_lines:
         lines.append(f"... and {len(plan.runs) - most_lines:,} more")
-    lines.append(f"{len(plan.runs)} runs: {len(plan.finished)} finished, {len(plan.failed)} failed, {len(plan.todo)} to do now")
+    counts = f"{len(plan.finished)} finished, {len(plan.failed)} failed, {len(plan.todo)} to do now"
+    lines.append(f"{len(plan.runs)} runs: {counts}")
     if plan.past_seconds and plan.todo:
         each = statistics.median(plan.past_seconds)
         where = f"{options.workers} workers" if options.scheduler is None else "one worker"
@@ -117,8 +118,9 @@ def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = 
     >>> run_sweep(runs, open_store("runs/kl"), notebook=Path(sweep.notebook)).failed     # doctest: +SKIP
     {}
 
-    repeat: parameters that only repeat a run, for the report. check_code: refuse workers with another fusionlab than the one
-    that the runs' keys name. patience: seconds to wait where there is no worker. Raises OutputError, SchedulerError, and KeyboardInterrupt for Ctrl-C or SIGTERM, after the runs in progress were ended; finished ones are kept in any case.
+    repeat: parameters that only repeat a run, for the report. check_code: refuse workers with another fusionlab than the
+    one that the runs' keys name. patience: seconds to wait where there is no worker. Raises OutputError, SchedulerError,
+    and KeyboardInterrupt for Ctrl-C or SIGTERM, after the runs in progress were ended; finished ones are kept in any case.
     """
     options = options or SweepOptions()
     store.create()

@@ -1,7 +1,7 @@
 """What runs on a Dask worker: a warm kernel of its own, and the task that takes a run from claim to commit.
 
-Where the worker sees the store (a shared disk, a URL), it commits there itself, so a run that finished is kept whatever becomes of
-the client. Where it does not, the run's files travel back as the task's result and the client commits them.
+Where the worker sees the store (a shared disk, a URL), it commits there itself, so a run that finished is kept whatever
+becomes of the client. Where it does not, the run's files travel back as the task's result and the client commits them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ CLAIMED, ALREADY, STOPPED, UNWRITABLE, MISMATCH = "claimed", "already", "stopped
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run on a worker went. status: ok, failed, or one of this module's words. files: name -> content, where the
-    worker does not see the store."""
+    """How a run on a worker went.
+
+    status: ok, failed, or one of this module's words. files: name -> content, where the worker does not see the store.
+    """
 
     key: str
     status: str
@@ -49,8 +51,8 @@ class Outcome:
 class WorkerSettings:
     """What all runs of a session share.
 
-    token: a file in the store by which a worker tells that it sees the same place. code: what `code_version` must give; None:
-    do not ask. fresh: a kernel per run. environment: of kernels.
+    token: a file in the store by which a worker tells that it sees the same place. code: what `code_version` must give;
+    None: do not ask. fresh: a kernel per run. environment: of kernels. plotly: the link to its script from a run's page.
     """
 
     session: str
@@ -82,7 +84,7 @@ class KernelPlugin(WorkerPlugin):
         self._code: str | None = None
         self.thread.submit(self.warm_up)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the client decides what it means
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the client decides
 
     def warm_up(self) -> None:
         """What every run needs, while the first one is still on its way: a kernel, papermill, templates."""
@@ -183,7 +185,8 @@ class KernelPlugin(WorkerPlugin):
                     return self.outcome(run, STOPPED)
                 if failure is not None and may_retry(failure, tries):
                     continue
-                files = {path.relative_to(draft).as_posix(): path.read_bytes() for path in draft.rglob("*") if path.is_file()}
+                paths = [path for path in draft.rglob("*") if path.is_file()]
+                files = {path.relative_to(draft).as_posix(): path.read_bytes() for path in paths}
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
             message = "" if failure is None else f"{failure.kind}: {failure.message}"
@@ -224,7 +227,7 @@ def visible_store(settings: WorkerSettings) -> Store | None:
 
 def run_on_worker(run: Run, tries: int = 0) -> Outcome:
     """The task: executed in one of the worker's threads."""
-    plugin: KernelPlugin = get_worker().plugins[KernelPlugin.name]
+    plugin: Any = get_worker().plugins[KernelPlugin.name]
     return plugin.execute(run, tries)
 
 
