@@ -39,7 +39,7 @@ def local_client(workers: int, *, resources: Mapping[str, float]) -> Iterator[Cl
     offered = local_resources(resources, workers)
     with dask.config.set(QUIET), ignoring_interrupts():
         cluster = distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None,
+            n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address="127.0.0.1:0",
             host="127.0.0.1", resources=offered or None, silence_logs=50,
         )  # fmt: skip
     try:

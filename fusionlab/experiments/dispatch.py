@@ -90,14 +90,15 @@ class Queue:
 class Dispatcher:
     """Runs a sweep on a client's workers.
 
-    store: where runs are committed. session: the invocation. watch: called with each outcome. patience: seconds to wait for
-    workers, if there are none.
+    store: where runs are committed. session: the invocation. watch: called with each outcome. say: where lines about lost
+    workers go. patience: seconds to wait for workers, if there are none.
     """
 
     def __init__(self, client: Client, store: Store, *, session: str, account: Account,
-                 watch: Watch = lambda run, outcome: None, patience: float = NO_WORKER_SECONDS) -> None:  # fmt: skip
+                 watch: Watch = lambda run, outcome: None, say: Callable[[str], object] = lambda line: None,
+                 patience: float = NO_WORKER_SECONDS) -> None:  # fmt: skip
         self.client, self.store, self.session, self.account, self.watch = client, store, session, account, watch
-        self.patience = patience
+        self.say, self.patience = say, patience
         self.flying: dict[str, tuple[Future, Run, str]] = {}  # task key -> future, run, worker it was meant for
         self.landed: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.loaded: dict[str, str] = {}  # worker -> team
@@ -112,7 +113,7 @@ class Dispatcher:
         needed = dict(runs[0].resources) if runs else {}
         lonely_since = time.monotonic()
         while len(waiting) or self.flying or self.claimed:
-            known = self.client.scheduler_info(n_workers=-1)["workers"]
+            known = self.known_workers()
             self.look_for_lost(known, waiting)
             workers = [address for address, about in known.items() if offers(about, needed)]
             if workers or self.flying:
@@ -130,6 +131,11 @@ class Dispatcher:
             if not len(waiting) and not self.flying and self.claimed:
                 self.look_at_claimed(waiting)
 
+    def known_workers(self) -> dict[str, Any]:
+        """Address -> description of every worker that the scheduler knows now."""
+        answer = self.client.sync(self.client.scheduler.identity, n_workers=-1)
+        return dict(answer["workers"])
+
     def look_for_lost(self, known: Container[str], waiting: Queue) -> None:
         """Runs whose worker is gone: again with another one, or given up. known: addresses that are there."""
         for task, (future, run, worker) in list(self.flying.items()):
@@ -139,6 +145,7 @@ class Dispatcher:
             self.client.cancel([future])
             self.loaded.pop(worker, None)
             self.tries[run.key] += 1
+            self.say(f"lost worker {worker} in run {run.key[:8]}")
             if self.tries[run.key] < MOST_TRIES:
                 waiting.put_back(run)
             else:
@@ -180,6 +187,7 @@ class Dispatcher:
                 kind = Failure("TaskFailed", f"{type(error).__name__}: {error}"[:1000])
                 self.settle(run, self.give_up(run, kind))
             else:
+                self.say(f"run {run.key[:8]} again: what it gave back is lost ({type(error).__name__}: {error})")
                 waiting.put_back(run)
             return
         self.loaded[outcome.worker or worker] = run.team

@@ -141,7 +141,8 @@ def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = 
         local_client(min(options.workers, len(plan.todo)), resources=plan.todo[0].resources)  # fmt: skip
     with interruptible(), opened as client, progress(len(plan.todo), say) as watch:
         client.register_plugin(KernelPlugin(settings))
-        dispatcher = Dispatcher(client, store, session=session, account=account, watch=watch, patience=patience)
+        dispatcher = Dispatcher(client, store, session=session, account=account, watch=watch, say=say,
+                                patience=patience)  # fmt: skip
         try:
             dispatcher.run(plan.todo)
         except BaseException:
