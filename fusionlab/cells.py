@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, OutputError, TaskError
 from fusionlab.tasks import Item, Task, load_task
+from fusionlab.tasks.task import WRITING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ class AnswerRow:
     metric: str
     seen: bool  # whether an expert of the team was trained on this task
     seconds: float  # the batch's time, shared evenly
-    tokens: int  # written, end token included
+    tokens: int  # written, end token included; those of all options where the answer is one by likelihood
     weights_sha256: str
     task_sha256: str
     device: str
@@ -120,7 +121,7 @@ def read_cell(path: Path) -> tuple[list[AnswerRow], dict[str, Any]]:
 
     try:
         table = pq.read_table(path, page_checksum_verification=True)
-        about = json.loads((table.schema.metadata or {})[_ABOUT])
+        about = {"answering": WRITING} | json.loads((table.schema.metadata or {})[_ABOUT])  # once there was no other way
         rows = [AnswerRow(**row) for row in table.to_pylist()]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(

@@ -32,7 +32,7 @@ LAYERS = [
     {"joint", "predictor", "search", "solvers"},
     {"trace", "trace_file", "trace_html", "trace_text", "tasks"},
     {"adapters", "cached", "embedded", "hub", "key_values", "models", "remote"},
-    {"decode", "decode_batch", "record", "speculate"},
+    {"decode", "decode_batch", "likelihood", "record", "speculate"},
     {"loading", "team"},
     {"baselines", "cells", "evaluate", "methods", "scores", "train"},
     {"study"},

@@ -21,6 +21,18 @@ def make_task(name: str, *, test: int = 7, train: int = 4, answer: str = "w1") -
     return Task(spec, items("train", train), items("test", test))
 
 
+def make_choice_task(name: str, *, answering: str = "likelihood") -> Task:
+    """Seven items with three options of one to three words; phrasing 1 asks for letters, which the tokenizer knows not."""
+
+    def choices(i: int) -> list[str]:
+        return [" ".join(f"w{(11 * i + 5 * k + j) % 61}" for j in range(1 + (i + k) % 3)) for k in range(3)]
+
+    spec = TaskSpec(name, "options", "choice", "accuracy", max_new_tokens=4, answering=answering,
+                    phrasings=(Phrasing("{question}"), Phrasing("w9 {question}", letters=True)))  # fmt: skip
+    items = [Item(f"test{i}", f"w{7 * i} w{i}", choices(i)[i % 3], fields={"choices": choices(i)}) for i in range(7)]
+    return Task(spec, [], items)
+
+
 def make_row(**fields: Any) -> AnswerRow:
     """One stored answer: plain values, and `fields`."""
     plain: dict[str, Any] = {
