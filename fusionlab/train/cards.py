@@ -80,6 +80,8 @@ def expert_card(name: str, record: dict[str, Any]) -> str:
   {settings["epochs"]} epochs, {record["steps"]:,} steps of at most {settings["batch_tokens"]:,} tokens, AdamW, learning
   rate {settings["learning_rate"]:g}, loss weight {settings["prompt_weight"]:g} on prompt tokens, both factors
   through fake NF4 from {settings["quantize_from"]:.0%} of the steps on; seed {settings["seed"]}
+- loss of an answer: {1 - settings.get("fused_share", 0):.0%} that of the expert alone,
+  {settings.get("fused_share", 0):.0%} that of large + expert - small (consistent proxy tuning, arXiv 2407.01155)
 - command: `{record["command"]}`
 - where: {record["device"]}, torch {record["torch"]}; training {_seconds(record["seconds"])}; {record["date"]}
 - licence: {LICENCE}
