@@ -73,6 +73,7 @@ TRUTH = TaskSpec(
     metric="accuracy",
     phrasings=CHOICE_PHRASINGS,
     max_new_tokens=48,
+    answering="likelihood",
 )
 SUMMARY = TaskSpec(
     name="summary",
@@ -89,6 +90,7 @@ UNSEEN = TaskSpec(
     metric="accuracy",
     phrasings=CHOICE_PHRASINGS,
     max_new_tokens=48,
+    answering="likelihood",
     max_shots=5,
 )
 

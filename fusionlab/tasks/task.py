@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fusionlab.errors import TaskError, UnknownNameError
 from fusionlab.tasks.answers import EXTRACTORS, LETTERS
@@ -82,7 +82,8 @@ class TaskSpec:
     `target_field` names the item field that the model is to write after the prompt (a worked answer); None
     means the answer itself. Generation ends at the first of the `stop` strings or after `max_new_tokens`.
     `max_shots` is the most solved examples that a prompt of this task may hold; with `shots_field` they come
-    from train items that agree with the item in this field (a subject).
+    from train items that agree with the item in this field (a subject). Answered by "likelihood", the answer is the
+    option that the model finds likeliest as a whole; by "writing", what it writes.
     """
 
     name: str
@@ -95,6 +96,7 @@ class TaskSpec:
     target_field: str | None = None
     max_shots: int = 8
     shots_field: str | None = None
+    answering: Literal["writing", "likelihood"] = "writing"
 
     def __post_init__(self) -> None:
         for kind, name, known in (

@@ -73,7 +73,9 @@ def train_expert(
                 remedy="pass large=, or set fused_share=0",
             )
         layers = {name: stack.to(dtype) if name in MATRIX_NAMES else stack for name, stack in base.layers.items()}
-        partners = Partners(read_llama(large, dtype=dtype), replace(base, layers=layers), settings.fused_share)
+        partners = Partners(
+            read_llama(large, dtype=dtype), replace(base, layers=layers), settings.fused_share, settings.fused_weights
+        )
     batches = plan_batches([Writer(task, tokenizer, settings)], settings)
     tuned = tune(
         tunable, batches, settings, label=f"expert {settings.task}", partners=partners, log_every=log_every, say=say
@@ -109,22 +111,47 @@ def attach_adapter(small: Any, tensors: dict[str, Tensor], config: dict[str, Any
 def score_alone(
     model: Any, task: Any, tokenizer: Any, *, items: int | None = None, batch: int = 256
 ) -> dict[str, float | int]:
-    """Mean score of a model alone on the test set, greedy and 0-shot, in per cent with its standard error."""
-    device = next(model.parameters()).device
+    """Mean score of a model alone on the test set, 0-shot, in per cent with its standard error.
+
+    Greedy, or for a task that is answered by likelihood the likeliest option.
+    """
     tested = sorted(task.test[:items], key=lambda item: len(item.question))
+    answer = choose_options if task.spec.answering == "likelihood" else write_answers
     scores: list[float] = []
     for start in range(0, len(tested), batch):
         some = tested[start : start + batch]
-        inputs = tokenizer([task.prompt(item) for item in some], return_tensors="pt", padding=True).to(device)
-        written = model.generate(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False,
-            max_new_tokens=task.max_new_tokens, eos_token_id=EOS_ID, pad_token_id=EOS_ID,
-        )  # fmt: skip
-        texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts = answer(model, task, tokenizer, some)
         scores += [task.score(text, item) for text, item in zip(texts, some, strict=True)]
     values = 100 * torch.tensor(scores, dtype=torch.float64)
     error = float(values.std(correction=1)) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
     return {"percent": round(float(values.mean()), 2), "standard_error": round(error, 2), "n": len(scores)}
+
+
+def write_answers(model: Any, task: Any, tokenizer: Any, items: Sequence[Any]) -> list[str]:
+    """Greedy answers of a transformers model to all items together."""
+    prompts = [task.prompt(item) for item in items]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True).to(next(model.parameters()).device)
+    written = model.generate(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False,
+        max_new_tokens=task.max_new_tokens, eos_token_id=EOS_ID, pad_token_id=EOS_ID,
+    )  # fmt: skip
+    return list(tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def choose_options(model: Any, task: Any, tokenizer: Any, items: Sequence[Any]) -> list[str]:
+    """Of each item the option whose text has the largest log p(option | prompt)."""
+    device = next(model.parameters()).device
+    chosen = []
+    for item in items:
+        prompt = tokenizer.encode(task.prompt(item))
+        options = [tokenizer.encode(task.target(replace(item, answer=option))) for option in item.choices]
+        rows = [Document(prompt + option, [0.0] * len(prompt) + [1.0] * len(option)) for option in options]
+        ids, counted = pad_batch(rows, device=device)
+        first = len(prompt) - 1
+        logits = model(input_ids=ids, logits_to_keep=ids.shape[1] - first).logits[:, :-1]
+        log_p = torch.log_softmax(logits.float(), -1).gather(-1, ids[:, first + 1 :, None]).squeeze(-1)
+        chosen.append(item.choices[int((log_p * counted[:, first + 1 :]).sum(1).argmax())])
+    return chosen
 
 
 @torch.no_grad()

@@ -90,6 +90,7 @@ class ExpertSettings(TuneSettings):
     rank: int = 64
     quantize_from: float = 0.6
     fused_share: float = 0.5  # of the answers' loss taken on large + expert - small (`tune.Partners`); 0: the paper's
+    fused_weights: Literal["one", "random", "solved"] = "one"  # of the expert's change in that fusion
 
 
 # With these the shipped files were made (their hashes are in data/training.json).

@@ -22,12 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusionlab.solvers import solve
 from fusionlab.train.corpus import finish
 from fusionlab.train.documents import Document, pad_batch
 from fusionlab.train.llama import MATRIX_NAMES, Llama, hidden_states, logits_from_states, with_parameters
 from fusionlab.train.optimizers import rate_share, set_rate
 from fusionlab.train.quantize import fake_nf4
 from fusionlab.train.settings import TuneSettings
+
+_SOLVED_ROWS = 1024  # positions whose weights are solved at once
 
 
 @dataclass(frozen=True)
@@ -43,19 +46,36 @@ class Tunable:
 
 @dataclass(frozen=True)
 class Partners:
-    """The frozen models that an expert's change is used with; `share` of the answers' loss is taken on their fusion."""
+    """The frozen models that an expert's change is used with; `share` of the answers' loss is taken on their fusion.
+
+    weights: that of the change in the fusion: "one"; "random", drawn per token from 0.75..1.75; or "solved", what
+    `exact` finds for the token, at least 0.5 so that an untrained expert gets a gradient.
+    """
 
     large: Llama
     small: Llama
     share: float
+    weights: str = "one"
 
-    @torch.no_grad()
-    def logits(self, ids: Tensor, wanted: Tensor) -> Tensor:
-        """Logits of large minus those of small, (N, V) fp32, at the N wanted positions. ids: (B, T); wanted: (B, T)."""
-        large, small = (
-            logits_from_states(model, hidden_states(model, ids)[wanted]).float() for model in (self.large, self.small)
-        )
-        return large - small
+    def fuse(self, logits: Tensor, ids: Tensor, wanted: Tensor) -> Tensor:
+        """Fused logits (N, V) fp32 of the expert's `logits` at the N wanted positions. ids, wanted: (B, T)."""
+        with torch.no_grad():
+            large, small = (
+                logits_from_states(model, hidden_states(model, ids)[wanted]).float() for model in (self.large, self.small)
+            )
+            weights = self._weigh(large, small, logits.detach())
+        return large + weights[:, None] * (logits - small)
+
+    def _weigh(self, large: Tensor, small: Tensor, expert: Tensor) -> Tensor:
+        if self.weights == "one":
+            return torch.ones(len(large), device=large.device)
+        if self.weights == "random":
+            return 0.75 + torch.rand(len(large), device=large.device)
+        parts = [
+            solve(p.log_softmax(-1), q.log_softmax(-1), r.log_softmax(-1)[None], method="exact").alpha[:, 0]
+            for p, q, r in zip(*(logits.split(_SOLVED_ROWS) for logits in (large, small, expert)), strict=True)
+        ]
+        return torch.cat(parts).clamp(min=0.5)
 
 
 @dataclass(frozen=True)
@@ -157,7 +177,7 @@ def token_loss(model: Llama, ids: Tensor, weights: Tensor, *, partners: Partners
     nll = F.cross_entropy(logits, target, reduction="none")
     if partners is not None and partners.share > 0:
         answers = (weight == 1).nonzero().squeeze(-1)
-        fused = logits[answers] + partners.logits(inputs, weights == 1)
+        fused = partners.fuse(logits[answers], inputs, weights == 1)
         together = F.cross_entropy(fused, target[answers], reduction="none")
         nll = nll.index_add(0, answers, partners.share * (together - nll[answers]))
     return (nll * weight).sum() / weight.sum()
