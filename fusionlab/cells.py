@@ -87,6 +87,7 @@ class AnswerRow:
     torch: str
     transformers: str
     order: int = 0  # of the example shots; 0: as drawn
+    answering: str = WRITING  # or by likelihood
 
 
 _TYPES = {"int": "int64", "float": "float64", "bool": "bool", "str": "string", "str | None": "string"}

@@ -191,7 +191,8 @@ class Evaluator:
         constant: dict[str, Any] = {
             "task": cell.task, "method": cell.method, "shots": cell.shots, "phrasing": cell.phrasing, "seed": cell.seed,
             "order": cell.order, "experts": "+".join(cell.experts), "metric": task.spec.metric,
-            "seen": task.name in self.team.experts, "seconds": seconds, "device": str(self.team.large.model.device),
+            "answering": task.spec.answering, "seen": task.name in self.team.experts, "seconds": seconds,
+            "device": str(self.team.large.model.device),
             "fusionlab": __version__, "torch": torch.__version__, "transformers": version("transformers"),
             "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "task_sha256": self._task_sha256s[task.name],
         }  # fmt: skip

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fusionlab.errors import CorruptFileError, OutputError
 from fusionlab.methods import EXPERT, LARGE, METHODS, PROXY, find_method
 from fusionlab.tasks import TASKS
+from fusionlab.tasks.specs import SPECS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,7 +195,8 @@ def label_of(key: tuple[Any, ...]) -> str:
 def read_records(path: Path | None = None) -> dict[str, Any]:
     """Scores of models that are not kept: name -> task -> {value, n, standard_error, command, date}, in percent.
 
-    path: default data/scores.json; {} where that is not there. Raises CorruptFileError.
+    path: default data/scores.json; {} where that is not there. A record whose `answering` is not how its task is answered
+    now is left out: a written answer and a chosen option are not compared. Raises CorruptFileError.
     """
     from fusionlab.errors import MissingFileError
     from fusionlab.tasks.files import find_data_file
@@ -217,7 +219,13 @@ def read_records(path: Path | None = None) -> dict[str, Any]:
             f"{where} is not a record of scores: {type(error).__name__} {error}",
             remedy='write {"large-full": {"math": {"value": 93.0, "n": 300, ...}}}',
         ) from error
-    return records
+    return {name: {task: score for task, score in tasks.items() if is_answered_as_now(task, score)}
+            for name, tasks in records.items()}  # fmt: skip
+
+
+def is_answered_as_now(task: str, score: Mapping[str, Any]) -> bool:
+    """Whether a record says nothing of how its task was answered, or what the task says."""
+    return task not in SPECS or score.get("answering", SPECS[task].answering) == SPECS[task].answering
 
 
 def share(value: float, recorded: Mapping[str, Any], tasks: Sequence[str]) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fusionlab.cells import AnswerRow
 from fusionlab.tasks import Item, Phrasing, Task, TaskSpec
+from fusionlab.tasks.task import LIKELIHOOD, Answering
 
 
 def make_task(name: str, *, test: int = 7, train: int = 4, answer: str = "w1") -> Task:
@@ -21,7 +22,7 @@ def make_task(name: str, *, test: int = 7, train: int = 4, answer: str = "w1") -
     return Task(spec, items("train", train), items("test", test))
 
 
-def make_choice_task(name: str, *, answering: str = "likelihood") -> Task:
+def make_choice_task(name: str, *, answering: Answering = LIKELIHOOD) -> Task:
     """Seven items with three options of one to three words; phrasing 1 asks for letters, which the tokenizer knows not."""
 
     def choices(i: int) -> list[str]:

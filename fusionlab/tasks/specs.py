@@ -124,6 +124,10 @@ MMLU = replace(
     shots_field="subject",
 )
 
+SPECS: dict[str, TaskSpec] = {
+    spec.name: spec for spec in (MATH, TRIVIA, TRUTH, SUMMARY, UNSEEN, GSM8K, TRIVIA_QA, TRUTHFUL_QA, CNN_DAILYMAIL, MMLU)
+}
+
 # -- a user's file without a spec of its own ------------------------------------------------------
 
 WORKED_FILE, SHORT_FILE, CHOICE_FILE = GSM8K, TRIVIA, TRUTH

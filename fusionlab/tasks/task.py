@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from fusionlab.errors import TaskError, UnknownNameError
 from fusionlab.tasks.answers import EXTRACTORS, LETTERS
@@ -19,8 +19,9 @@ from fusionlab.tasks.metrics import METRICS
 
 T = TypeVar("T")
 
-WRITING, LIKELIHOOD = "writing", "likelihood"
-ANSWERING = (WRITING, LIKELIHOOD)
+Answering = Literal["writing", "likelihood"]
+ANSWERING: tuple[Answering, ...] = get_args(Answering)
+WRITING, LIKELIHOOD = ANSWERING
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class TaskSpec:
     target_field: str | None = None
     max_shots: int = 8
     shots_field: str | None = None
-    answering: str = WRITING
+    answering: Answering = WRITING
 
     def __post_init__(self) -> None:
         for kind, name, known in (

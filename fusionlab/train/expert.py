@@ -14,13 +14,14 @@ from torch import Tensor
 
 from fusionlab.cached import CachedModel, has_plain_head
 from fusionlab.embedded import EOS_ID
+from fusionlab.errors import ModelError
 from fusionlab.likelihood import batch_prompts, most_probable, score_with_one_model
 from fusionlab.nf4 import quiet_bitsandbytes
 from fusionlab.prompts import encode_continuations, encode_prompts
 from fusionlab.train.documents import Document, Writer, pad_batch, plan_batches
 from fusionlab.train.llama import LAYER_NAMES, MATRIX_NAMES, Llama, read_llama
 from fusionlab.train.settings import ExpertSettings
-from fusionlab.train.tune import Tuned, tune, tune_low_rank
+from fusionlab.train.tune import Partners, Tuned, tune, tune_low_rank
 
 _PEFT_PREFIX = "base_model.model.model.layers"
 
@@ -59,14 +60,29 @@ def read_for_tuning(model: Any, *, dtype: torch.dtype) -> Llama:
 
 def train_expert(
     small: Any, task: Any, tokenizer: Any, settings: ExpertSettings,
-    *, dtype: torch.dtype = torch.bfloat16, log_every: int = 50, say: Callable[[str], None] = print,
+    *, large: Any = None, dtype: torch.dtype = torch.bfloat16, log_every: int = 50, say: Callable[[str], None] = print,
 ) -> Trained:  # fmt: skip
-    """Train an adapter on `small` (a transformers Llama in fp32, left unchanged), products in `dtype`."""
-    tunable = tune_low_rank(
-        read_for_tuning(small, dtype=dtype), rank=settings.rank, alpha=settings.alpha, seed=settings.seed
-    )
+    """Train an adapter on `small` (a transformers Llama in fp32, left unchanged), products in `dtype`.
+
+    large: the model that the expert is to steer, needed where `settings.fused_share` is not 0.
+    """
+    base = read_for_tuning(small, dtype=dtype)
+    tunable = tune_low_rank(base, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
+    partners = None
+    if settings.fused_share > 0:
+        if large is None:
+            raise ModelError(
+                f"expert {settings.task!r} is to be trained with fused_share = {settings.fused_share:g} and no large model",
+                remedy="pass large=, or set fused_share=0",
+            )
+        layers = {name: stack.to(dtype) if name in MATRIX_NAMES else stack for name, stack in base.layers.items()}
+        partners = Partners(
+            read_llama(large, dtype=dtype), replace(base, layers=layers), settings.fused_share, settings.fused_weights
+        )
     batches = plan_batches([Writer(task, tokenizer, settings)], settings)
-    tuned = tune(tunable, batches, settings, label=f"expert {settings.task}", log_every=log_every, say=say)
+    tuned = tune(
+        tunable, batches, settings, label=f"expert {settings.task}", partners=partners, log_every=log_every, say=say
+    )
     return Trained(name_as_peft(tunable.masters), plain_config(lora_config(settings)), tuned)
 
 

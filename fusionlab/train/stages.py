@@ -6,7 +6,7 @@ Everything measured goes into `training.json` in the output folder; cards are wr
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from fusionlab import embedded
 from fusionlab.errors import MissingFileError
 from fusionlab.nf4 import load_tensors, pack_nf4, save_tensors, sha256_of_file, unpack_nf4
+from fusionlab.train.bounds import KINDS as BOUND_KINDS
 from fusionlab.train.bounds import train_bounds
 from fusionlab.train.cards import expert_card, small_card, write_card
 from fusionlab.train.compiled import Compute, choose_compute
@@ -46,7 +47,7 @@ from fusionlab.train.llama import (
 )
 from fusionlab.train.predict import train_predictor
 from fusionlab.train.run import UNRELATED_TEXTS, Run, large_sha256, load_teacher, read_records, write_records
-from fusionlab.train.settings import ExpertSettings, HealSettings, TuneSettings, settings_hash
+from fusionlab.train.settings import ExpertSettings, HealSettings, settings_hash
 
 SMALL = "small.safetensors"
 EVALUATION_SEED = 99_000_000  # far from the corpus's seeds
@@ -197,7 +198,7 @@ def train_experts(run: Run, experts: Sequence[ExpertSettings], *, large: Any, to
             run.say(f"expert {settings.task}: already there with these settings")
             continue
         task = load_task(settings.task)
-        trained = train_expert(small, task, tokenizer, settings, dtype=run.dtype, say=run.say)
+        trained = train_expert(small, task, tokenizer, settings, large=large, dtype=run.dtype, say=run.say)
         packed = pack_nf4(trained.tensors)
         metadata: dict[str, object] = {"kind": "expert", "task": settings.task, "lora_config": trained.config,
                     "settings": asdict(settings), "small_sha256": small_sha256}  # fmt: skip
@@ -213,8 +214,8 @@ def train_experts(run: Run, experts: Sequence[ExpertSettings], *, large: Any, to
             **run.record(), "settings_hash": identity, "settings": asdict(settings), "steps": trained.tuned.steps,
             "tokens": trained.tuned.tokens, "seconds": round(trained.tuned.seconds, 1),
             "peak_bytes": trained.tuned.peak_bytes, "bytes": path.stat().st_size, "small_sha256": small_sha256,
-            "train_items": len(task.train[: settings.train_items]), "metric": task.spec.metric, "scores": scores,
-            "curve": trained.tuned.curve,
+            "train_items": len(task.train[: settings.train_items]), "metric": task.spec.metric,
+            "answering": task.spec.answering, "scores": scores, "curve": trained.tuned.curve,
         }  # fmt: skip
         write_records(run.out, records)
     measure_evidence(run, small=small, tokenizer=tokenizer, items=min_items(experts))
@@ -255,7 +256,7 @@ def measure_evidence(run: Run, *, small: Any, tokenizer: Any, items: int | None)
 
 def train(
     what: str, run: Run, *, heal_settings: HealSettings | None = None, experts: Sequence[ExpertSettings] = (),
-    bounds: TuneSettings | None = None,
+    bounds: Mapping[str, Any] | None = None, kinds: Sequence[str] = tuple(BOUND_KINDS),
 ) -> bool:  # fmt: skip
     """Train `small`, `expert` (those in `experts`), `bounds`, `predictor`, or `all` but the predictor.
 
@@ -273,5 +274,5 @@ def train(
         train_experts(run, experts, large=large, tokenizer=tokenizer)
     if what in ("bounds", "all"):
         names = [expert.task for expert in experts]
-        train_bounds(run, bounds or TuneSettings(), names, large=large, tokenizer=tokenizer)
+        train_bounds(run, bounds or {}, names, large=large, tokenizer=tokenizer, kinds=kinds)
     return True
