@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, OutputError, TaskError
+from fusionlab.atomic_file import write_atomically
+from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, TaskError
 from fusionlab.tasks import Item, Task, load_task
 from fusionlab.tasks.task import WRITING
 
@@ -102,17 +102,8 @@ def write_cell(path: Path, rows: Sequence[AnswerRow], about: Mapping[str, Any]) 
         [(name, pa.type_for_alias(_TYPES[str(kind)])) for name, kind in AnswerRow.__annotations__.items()],
         metadata={_ABOUT: json.dumps(about, sort_keys=True)},
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema), partial,
-                       compression="zstd", write_page_checksum=True)  # fmt: skip
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}", remedy="choose a folder you may write to") from error
-    finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema)
+    write_atomically(path, lambda draft: pq.write_table(table, draft, compression="zstd", write_page_checksum=True))
 
 
 def read_cell(path: Path) -> tuple[list[AnswerRow], dict[str, Any]]:

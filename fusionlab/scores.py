@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.errors import CorruptFileError, OutputError
+from fusionlab.atomic_file import write_atomically
+from fusionlab.errors import CorruptFileError
 from fusionlab.methods import EXPERT, LARGE, METHODS, PROXY, find_method
 from fusionlab.tasks import TASKS
 from fusionlab.tasks.specs import SPECS
@@ -298,20 +298,8 @@ def write_line(line: Mapping[str, Any]) -> list[str]:
 
 def save_table(summary: pd.DataFrame, folder: Path) -> list[Path]:
     """Write table.parquet, table.csv and table.md into `folder`, each at once. Raises OutputError."""
-    writers = {
-        "table.parquet": lambda path: summary.to_parquet(path, index=False),
-        "table.csv": lambda path: summary.to_csv(path, index=False),
-        "table.md": lambda path: path.write_text(to_markdown(summary), encoding="utf-8"),
-    }
-    partial = folder / f".table.{os.getpid()}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, write in writers.items():
-            write(partial)
-            os.replace(partial, folder / name)
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error}", remedy="choose a folder you may write to") from error
-    finally:
-        if folder.is_dir():
-            partial.unlink(missing_ok=True)
-    return [folder / name for name in writers]
+    return [
+        write_atomically(folder / "table.parquet", lambda draft: summary.to_parquet(draft, index=False)),
+        write_atomically(folder / "table.csv", summary.to_csv(index=False)),
+        write_atomically(folder / "table.md", to_markdown(summary)),
+    ]

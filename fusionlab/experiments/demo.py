@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fusionlab.allocator import release_freed_memory
+from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import FusionError, MissingFileError, OutputError
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_demo.ipynb"
@@ -56,9 +57,7 @@ def write_page(notebook: Path, page: Path) -> None:
             setattr(exporter, remote, "")
     exporter.exclude_anchor_links = True
     html, _ = exporter.from_notebook_node(content)
-    partial = page.with_name(f".{page.name}.{os.getpid()}.partial")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, page)
+    write_atomically(page, html)
 
 
 def embed_figures(content: Any) -> None:

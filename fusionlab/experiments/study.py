@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import FusionError, MissingFileError
 from fusionlab.scores import read_records
 from fusionlab.study import shipped
@@ -36,7 +37,6 @@ from fusionlab.study.report import (
     put_between_marks,
     verdict_rows,
     write_study,
-    write_text,
 )
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def pack(folders: Sequence[Path], target: Path, *, settings: Settings, condition
             "likeness from": f"{settings.contexts} items per task",
         }
         shutil.rmtree(target / ".probe")  # kept until here, so that a stopped packing goes on
-    write_text(target / shipped.ABOUT, json.dumps(about, indent=1) + "\n")
+    write_atomically(target / shipped.ABOUT, json.dumps(about, indent=1) + "\n")
     return [*written, target / shipped.ABOUT]
 
 
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                            shipped_folder=Path(source) if isinstance(source, str) else None)  # fmt: skip
         pages = write_study(study, out)
         if options["page"]:
-            write_text(options["page"], pages[1].read_text(encoding="utf-8"))
+            write_atomically(options["page"], pages[1].read_text(encoding="utf-8"))
         if options["readme"]:
             put_between_marks(options["readme"], main_table(study, page=options["page"] and options["page"].as_posix()))
         print_study(study, pages, time.perf_counter() - started)

@@ -8,13 +8,13 @@ made them and when.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.cells import AnswerRow, as_frame, read_rows
-from fusionlab.errors import CorruptFileError, MissingFileError, OutputError, TaskError
+from fusionlab.errors import CorruptFileError, MissingFileError, TaskError
 from fusionlab.tasks import load_task
 from fusionlab.tasks.files import find_data_file
 from fusionlab.tasks.specs import SPECS
@@ -144,14 +144,6 @@ def pack_rows(rows: pd.DataFrame, folder: Path) -> Path:
 
 def write_frame(frame: pd.DataFrame, path: Path) -> Path:
     """Write a frame as Parquet, all or nothing. Raises OutputError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(partial, index=False, compression="zstd", compression_level=19)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}", remedy="choose a folder you may write to") from error
-    finally:
-        if path.parent.is_dir():
-            partial.unlink(missing_ok=True)
-    return path
+    return write_atomically(
+        path, lambda draft: frame.to_parquet(draft, index=False, compression="zstd", compression_level=19)
+    )

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.tasks.task import WRITING
-from fusionlab.train.cards import write_card
 from fusionlab.train.documents import Writer, plan_batches
 from fusionlab.train.expert import read_for_tuning, score_alone
 from fusionlab.train.llama import state_from_llama
@@ -73,7 +73,7 @@ def train_bounds(
                 "answering": loaded[name].spec.answering, "trained_on": names, "steps": tuned.steps,
                 "tokens": tuned.tokens, "seconds": round(tuned.seconds, 1), "peak_bytes": tuned.peak_bytes,
             }  # fmt: skip
-            write_card(run.out / SCORES, json.dumps(scores, indent=1) + "\n")
+            write_atomically(run.out / SCORES, json.dumps(scores, indent=1) + "\n")
 
 
 def identity_of(record: Mapping[str, Any]) -> tuple[str | None, str]:

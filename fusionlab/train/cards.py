@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 from fusionlab.tasks.task import LIKELIHOOD, WRITING
@@ -100,14 +98,6 @@ Evidence on prompts (sum over the prompt of log R - log Q, nats; positive means 
 
 {NOT_BITWISE}
 """
-
-
-def write_card(path: Path, text: str) -> None:
-    """Write a card at once (temporary name, then rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from fusionlab import embedded
+from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import MissingFileError
 from fusionlab.nf4 import load_tensors, pack_nf4, save_tensors, sha256_of_file, unpack_nf4
 from fusionlab.train.bounds import KINDS as BOUND_KINDS
 from fusionlab.train.bounds import train_bounds
-from fusionlab.train.cards import expert_card, small_card, write_card
+from fusionlab.train.cards import expert_card, small_card
 from fusionlab.train.compiled import Compute, choose_compute
 from fusionlab.train.corpus import (
     KINDS,
@@ -100,7 +101,7 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
         "curve": healed.curve,
     }  # fmt: skip
     write_records(run.out, {"small": entry, "experts": {}})  # experts of another small model are of no use to this one
-    write_card(run.out / "small.md", small_card(entry))
+    write_atomically(run.out / "small.md", small_card(entry))
     return True
 
 
@@ -247,7 +248,7 @@ def measure_evidence(run: Run, *, small: Any, tokenizer: Any, items: int | None)
         found_text = (f"{kind} {some['mean_nats']:+.1f} ({some['positive_share']:.0%} > 0)"
                       for kind, some in found.items())  # fmt: skip
         run.say(f"evidence of {name}: " + ", ".join(found_text))
-        write_card(run.out / f"experts/{name}.md", expert_card(name, records["experts"][name]))
+        write_atomically(run.out / f"experts/{name}.md", expert_card(name, records["experts"][name]))
     write_records(run.out, records)
 
 
