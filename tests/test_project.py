@@ -28,7 +28,7 @@ Skip = Callable[[ast.AST], bool]
 # Lower layers first: a module imports only from earlier rows and its own; imports for type checkers are free.
 LAYERS = [
     {"errors"},
-    {"allocator", "atomic_file", "constraint", "kl", "nf4", "prompts", "sampling", "vocab"},
+    {"allocator", "atomic_file", "constraint", "hub_address", "kl", "nf4", "prompts", "sampling", "vocab"},
     {"joint", "predictor", "search", "solvers"},
     {"trace", "trace_file", "trace_html", "trace_text", "tasks"},
     {"adapters", "cached", "embedded", "hub", "key_values", "models", "remote"},
