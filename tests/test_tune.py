@@ -6,13 +6,13 @@ import json
 import string
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_llama import VOCABULARY, Letters, tiny_llama
+from tiny_llama import VOCABULARY, HfLetters, Letters, tiny_llama
+from tiny_tasks import copying
 from torch.nn import functional as F
 
 from fusionlab.errors import ModelError
@@ -27,13 +27,6 @@ from fusionlab.train.settings import BOUND_EPOCHS, ExpertSettings, TuneSettings
 from fusionlab.train.tune import Partners, token_loss, tune, tune_low_rank, tune_whole
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def copying(*, phrasings: tuple[Phrasing, ...] = (Phrasing("{question}:"),)) -> Task:
-    """A task for tests: repeat a letter."""
-    items = [Item(f"{index}", letter, letter) for index, letter in enumerate(string.ascii_lowercase[:24])]
-    spec = TaskSpec("copying", "repeat a letter", extractor="first_line", metric="exact_match", phrasings=phrasings)
-    return Task(spec, items, items[:4])
 
 
 # -- documents ---------------------------------------------------------------------------------------
@@ -173,6 +166,26 @@ def test_bounds_record_scores_and_are_not_trained_twice(tmp_path: Path, monkeypa
     assert sum("already there" in line for line in lines) == 5
 
 
+def test_a_bound_that_was_scored_in_another_way_is_scored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score of written answers is no bound for chosen options."""
+    from fusionlab import tasks
+
+    monkeypatch.setattr(tasks, "load_task", lambda name: replace_name(copying(), name))
+    lines: list[str] = []
+    run = Run(out=tmp_path, work=tmp_path, device="cpu", dtype=torch.float32, say=lines.append)
+
+    def train() -> int:
+        train_bounds(run, {"epochs": 1, "batch_tokens": 64, "test_items": 2}, ["a"], large=tiny_llama(),
+                     tokenizer=HfLetters(), kinds=["large-full"])  # fmt: skip
+        return sum("already there" in line for line in lines)
+
+    train()
+    assert train() == 1
+    path = tmp_path / "scores.json"
+    path.write_text(path.read_text().replace('"writing"', '"likelihood"'))
+    assert train() == 1 and '"writing"' in path.read_text()
+
+
 def test_a_change_of_the_bounds_settings_is_taken_whatever_its_value() -> None:
     """A value that happens to be another record's default must not read as "not set"."""
     assert settings_of("large-full", ["math"], {}).epochs == BOUND_EPOCHS["math"]
@@ -212,24 +225,6 @@ def test_a_model_alone_chooses_the_option_that_its_whole_forward_finds_most_prob
         right.append(item.choices[nats.index(max(nats))] == item.answer)
     found = score_alone(model, task, letters, batch=7)
     assert found["percent"] == pytest.approx(100 * sum(right) / 3, abs=0.01) and found["n"] == 3
-
-
-class HfLetters(Letters):
-    """`Letters` with the two calls that scoring makes."""
-
-    def __call__(self, texts: list[str], padding: bool = False, **_: Any) -> Any:
-        from transformers import BatchEncoding
-
-        rows = [self.encode(text) for text in texts]
-        if not padding:
-            return BatchEncoding({"input_ids": rows})
-        longest = max(map(len, rows))
-        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
-
-    def batch_decode(self, rows: Any, **_: Any) -> list[str]:
-        return ["".join(map(chr, row)) for row in rows.tolist()]
 
 
 # -- experts -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 from fusionlab.cells import AnswerRow
@@ -32,6 +33,13 @@ def make_choice_task(name: str, *, answering: Answering = LIKELIHOOD) -> Task:
                     phrasings=(Phrasing("{question}"), Phrasing("w9 {question}", letters=True)))  # fmt: skip
     items = [Item(f"test{i}", f"w{7 * i} w{i}", choices(i)[i % 3], fields={"choices": choices(i)}) for i in range(7)]
     return Task(spec, [], items)
+
+
+def copying(*, phrasings: tuple[Phrasing, ...] = (Phrasing("{question}:"),)) -> Task:
+    """A task for tests: repeat a letter."""
+    items = [Item(f"{index}", letter, letter) for index, letter in enumerate(string.ascii_lowercase[:24])]
+    spec = TaskSpec("copying", "repeat a letter", extractor="first_line", metric="exact_match", phrasings=phrasings)
+    return Task(spec, items, items[:4])
 
 
 def make_row(**fields: Any) -> AnswerRow:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fusionlab import embedded
 from fusionlab.atomic_file import write_atomically
-from fusionlab.errors import MissingFileError
+from fusionlab.errors import MissingFileError, ModelError
 from fusionlab.nf4 import load_tensors, pack_nf4, save_tensors, sha256_of_file, unpack_nf4
 from fusionlab.train.bounds import KINDS as BOUND_KINDS
 from fusionlab.train.bounds import train_bounds
@@ -191,6 +191,7 @@ def train_experts(run: Run, experts: Sequence[ExpertSettings], *, large: Any, to
 
     small = load_stored_small(run.out, large)
     small_sha256 = sha256_of_file(run.out / SMALL)
+    refuse_other_small(run, small_sha256, retrained=[settings.task for settings in experts])
     for settings in experts:
         records = read_records(run.out)
         identity = settings_hash(settings, small_sha256)
@@ -220,6 +221,17 @@ def train_experts(run: Run, experts: Sequence[ExpertSettings], *, large: Any, to
         }  # fmt: skip
         write_records(run.out, records)
     measure_evidence(run, small=small, tokenizer=tokenizer, items=min_items(experts))
+
+
+def refuse_other_small(run: Run, small_sha256: str, *, retrained: Sequence[str]) -> None:
+    """Raise `ModelError` if the folder holds experts of another small model that are not about to be trained again."""
+    for name, record in read_records(run.out)["experts"].items():
+        if name not in retrained and record["small_sha256"] != small_sha256:
+            raise ModelError(
+                f"expert {name!r} in {run.out} was trained on a small model of sha256 {record['small_sha256'][:12]}, "
+                f"and the one there has {small_sha256[:12]}",
+                remedy=f"train it again too (--tasks {' '.join([*retrained, name])}), or choose another --out",
+            )
 
 
 def min_items(experts: Sequence[ExpertSettings]) -> int | None:
