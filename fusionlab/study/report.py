@@ -131,7 +131,7 @@ def write_study(study: Study, folder: Path) -> list[Path]:
 
 LEAD = (
     "What dynamic logits fusion (arXiv 2406.15480) does on this project's team and tasks, measured. Scores are on the test "
-    "splits, greedy decoding; a table that was not measured says so."
+    "splits, greedy decoding, multiple choice by the most probable option; a table that was not measured says so."
 )
 
 
