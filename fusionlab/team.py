@@ -223,7 +223,7 @@ class Team:
         >>> options = [" Oslo", " Bergen"]                                                     # doctest: +SKIP
         >>> found = team.score([question], [options], experts=["trivia"])[0]                   # doctest: +SKIP
         >>> [round(option.nats, 1) for option in found]                                        # doctest: +SKIP
-        [-1.2, -7.9]
+        [-0.9, -5.9]
 
         continuations: one list of texts a prompt, each with its leading space. method, constraint, experts: as in
         `generate`. batch_size: continuations that are read together, all those of a prompt at least.
