@@ -22,15 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusionlab.solvers import solve
 from fusionlab.train.corpus import finish
 from fusionlab.train.documents import Document, pad_batch
 from fusionlab.train.llama import MATRIX_NAMES, Llama, hidden_states, logits_from_states, with_parameters
 from fusionlab.train.optimizers import rate_share, set_rate
 from fusionlab.train.quantize import fake_nf4
 from fusionlab.train.settings import TuneSettings
-
-_SOLVED_ROWS = 1024  # positions whose weights are solved at once
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,8 @@ class Tunable:
 class Partners:
     """The frozen models that an expert's change is used with; `share` of the answers' loss is taken on their fusion.
 
-    weights: that of the change in the fusion: "one"; "random", drawn per token from 0.75..1.75; or "solved", what
-    `exact` finds for the token, at least 0.5 so that an untrained expert gets a gradient.
+    weights: that of the change in the fusion, "one" as in proxy tuning, or "random": drawn per token from 0.75..1.75,
+    where the solve's weights lie, so that the expert is of use at any of them.
     """
 
     large: Llama
@@ -63,19 +60,10 @@ class Partners:
             large, small = (
                 logits_from_states(model, hidden_states(model, ids)[wanted]).float() for model in (self.large, self.small)
             )
-            weights = self._weigh(large, small, logits.detach())
-        return large + weights[:, None] * (logits - small)
-
-    def _weigh(self, large: Tensor, small: Tensor, expert: Tensor) -> Tensor:
-        if self.weights == "one":
-            return torch.ones(len(large), device=large.device)
+        weights = torch.ones(len(large), 1, device=large.device)
         if self.weights == "random":
-            return 0.75 + torch.rand(len(large), device=large.device)
-        parts = [
-            solve(p.log_softmax(-1), q.log_softmax(-1), r.log_softmax(-1)[None], method="exact").alpha[:, 0]
-            for p, q, r in zip(*(logits.split(_SOLVED_ROWS) for logits in (large, small, expert)), strict=True)
-        ]
-        return torch.cat(parts).clamp(min=0.5)
+            weights = 0.75 + torch.rand_like(weights)
+        return large + weights * (logits - small)
 
 
 @dataclass(frozen=True)
@@ -129,6 +117,7 @@ def tune(
     *, label: str, partners: Partners | None = None, log_every: int = 50, say: Callable[[str], None] = print,
 ) -> Tuned:  # fmt: skip
     """Train the masters in place on `batches`, in their order."""
+    torch.manual_seed(settings.seed)  # for what Partners draw
     parameters = list(tunable.masters.values())
     device = parameters[0].device
     cuda = device.type == "cuda"
