@@ -101,14 +101,14 @@ class TeamReader:
                 sums.update(zip(seat, likelihood.split(len(prompts[seat[0]])), strict=True))
             features.append(hidden[:, -1])
         rows = len(prompts["large"])
-        device = self.readers[0].device
         self.evidence = torch.zeros(rows, len(self.experts), dtype=torch.float64)
         if self.track_evidence:
             comparable = [prompts[self._seat_of(name)] == prompts["small"] for name in self.experts]
             for column, name in enumerate(self.experts):
                 if comparable[column]:  # another chat template means another text: no ratio to take
                     self.evidence[:, column] = (sums[name] - sums["small"]).cpu()
-        return self._to_distributions(features, device)
+        self.latest = self.distributions_at(features)
+        return self.latest
 
     def read_tokens(self, tokens: torch.Tensor) -> Distributions:
         """Read one more token of every row: (B,) ids."""
@@ -118,7 +118,23 @@ class TeamReader:
         for seat, reader in zip(self.seats, self.readers, strict=True):
             ids = tokens.to(reader.device)[:, None].repeat(len(seat), 1)
             features.append(reader.read(ids)[:, -1])
-        return self._to_distributions(features, self.readers[0].device)
+        self.latest = self.distributions_at(features)
+        return self.latest
+
+    def read_ahead(self, rows: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
+        """Read given tokens behind the texts read so far, all at once; features of each seat, (members, N, T, H).
+
+        rows: (N,) indices into the live rows, one as often as it goes on in different ways. ids: (N, T), padded on the
+        right. What stands before each of these tokens is known, so `latest` and `evidence` stay what they were.
+        """
+        self._select_adapters()
+        assert self.latest is not None
+        live, features = len(self.latest.log_p), []
+        for seat, reader in zip(self.seats, self.readers, strict=True):
+            reader.keep_rows(torch.cat([rows + member * live for member in range(len(seat))]))
+            read = reader.read(ids.to(reader.device).repeat(len(seat), 1))
+            features.append(read.unflatten(0, (len(seat), len(ids))))
+        return features
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Go on with the given rows only (indices into the live rows)."""
@@ -143,7 +159,9 @@ class TeamReader:
     def _seat_of(self, name: str) -> str:
         return next(seat[0] for seat in self.seats if name in seat)
 
-    def _to_distributions(self, features: list[torch.Tensor], device: torch.device) -> Distributions:
+    def distributions_at(self, features: Sequence[torch.Tensor]) -> Distributions:
+        """What every member expects next at n positions; features: (members * n, H) of each seat."""
+        device = self.readers[0].device
         logits = apply_heads(self.readers, features, self.team.width)
         by_name: dict[str, torch.Tensor] = {}
         for seat, block in zip(self.seats, logits, strict=True):
@@ -151,22 +169,15 @@ class TeamReader:
             by_name.update(zip(seat, normalised.chunk(len(seat)), strict=True))
         if not self.experts:
             check_no_nan(by_name["large"])
-            self.latest = Distributions(by_name["large"], None, None)
-        else:
-            experts = torch.stack([by_name[name] for name in self.experts])
-            self.latest = Distributions(by_name["large"], by_name["small"], experts)
-        return self.latest
+            return Distributions(by_name["large"], None, None)
+        experts = torch.stack([by_name[name] for name in self.experts])
+        return Distributions(by_name["large"], by_name["small"], experts)
 
     def _weigh_evidence(self, tokens: torch.Tensor) -> None:
         """Add log R_t(token) - log Q(token) to every expert's running log-likelihood ratio."""
         if not self.track_evidence or self.latest is None or self.evidence is None:
             return
-        log_q, log_r = self.latest.log_q, self.latest.log_r
-        if log_q is None or log_r is None:
-            return
-        index = tokens.to(log_q.device)[:, None]  # (B, 1)
-        ratio = log_r.gather(-1, index.expand(len(log_r), -1, -1)).squeeze(-1) - log_q.gather(-1, index).squeeze(-1)
-        self.evidence = self.evidence + ratio.T.double().cpu()
+        self.evidence = self.evidence + log_ratios(self.latest, torch.arange(len(tokens)), tokens)
 
     def _text_log_likelihood(
         self, reader: CachedModel, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
@@ -183,6 +194,15 @@ class TeamReader:
             seen = mask[:, start:stop].reshape(-1).bool()  # the context of each prediction
             total += torch.where(seen, value.double(), 0.0).view(len(ids), -1).sum(-1)
         return total
+
+
+def log_ratios(distributions: Distributions, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """log R_t(token) - log Q(token) of N tokens, each in the row (of B) that is named for it: (N, E) float64 nats, host."""
+    log_q, log_r = distributions.log_q, distributions.log_r
+    if log_q is None or log_r is None:
+        return torch.zeros(len(tokens), 0, dtype=torch.float64)
+    rows, tokens = rows.to(log_q.device), tokens.to(log_q.device)
+    return (log_r[:, rows, tokens] - log_q[rows, tokens]).T.double().cpu()
 
 
 def log_likelihood(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -221,11 +241,11 @@ def fuse_one_token(
     constraint: KLConstraint,
     experts: Sequence[str],
     evidence: torch.Tensor,
-    step: int,
+    step: int | Sequence[int],
 ) -> FusedStep:
     """Find the weights of every live row's next token and fuse with them.
 
-    evidence: (B, E) nats; step: index of the token that is being decided, from 0.
+    evidence: (B, E) nats; step: index of the token that is being decided, from 0, or that of each row.
     """
     log_p, log_q, log_r = distributions.log_p, distributions.log_q, distributions.log_r
     if log_q is None or log_r is None:
@@ -233,7 +253,7 @@ def fuse_one_token(
     solution = solve(
         log_p, log_q, log_r, method=method, constraint=constraint,
         evidence=evidence.to(log_p.device) if method in READS_EVIDENCE else None,
-        experts=tuple(experts), steps=[step] * len(log_p),
+        experts=tuple(experts), steps=[step] * len(log_p) if isinstance(step, int) else step,
     )  # fmt: skip
     return FusedStep(distributions, solution, fuse(log_p, log_q, log_r, solution.alpha), evidence)
 

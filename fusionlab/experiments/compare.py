@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import SweepError, UnknownNameError
 from fusionlab.experiments.execution import OK
 from fusionlab.experiments.parameters import show
 from fusionlab.experiments.report_data import Interval, choose_metric, plain, read_items, same
 from fusionlab.experiments.results import RunTable, query_tables, read_runs
 from fusionlab.experiments.store import Store
-from fusionlab.trace_file import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fusionlab.trace_file import write_atomically
+from fusionlab.atomic_file import write_atomically
 
 PLOTLY_TYPE = "application/vnd.plotly.v1+json"
 PLOTLY_FILE = "plotly.min.js"
@@ -30,7 +30,7 @@ def write_page(notebook: Path | Any, page: Path, *, plotly: str | None = None, p
     html, _ = exporter(plain).from_notebook_node(content)
     if plain:
         html = PAGE.format(title=escape(page.parent.name or page.stem), style=plain_style(), body=html)
-    write_atomically(page, lambda draft: draft.write_text(html, encoding="utf-8"))
+    write_atomically(page, html)
 
 
 @functools.cache
@@ -70,7 +70,7 @@ def write_plotly(folder: Path) -> Path:
 
     path = folder / PLOTLY_FILE
     if not path.is_file():
-        write_atomically(path, lambda draft: draft.write_text(get_plotlyjs(), encoding="utf-8"))
+        write_atomically(path, get_plotlyjs())
     return path
 
 

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fusionlab.atomic_file import flush_to_disk, write_atomically
 from fusionlab.errors import OutputError
 from fusionlab.experiments.claims import Claim, is_claimed, take_claim
-from fusionlab.trace_file import write_atomically
 
 ROW = "row.parquet"
 FOLDERS = ("runs", "failed", "manifests", "claims", "partial")
@@ -171,7 +171,7 @@ class Store:
         path = self.folder / name
         with self.explaining():
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda draft: draft.write_bytes(content))
+        write_atomically(path, content)
 
     def remove(self, name: str) -> None:
         """Remove a file."""
@@ -191,10 +191,4 @@ class Store:
 def flush_folder(folder: Path) -> None:
     """Make the system write a folder's files to the disk, so that the rename is not there before what it names."""
     for path in [*folder.rglob("*"), folder]:
-        if path.is_file() or path.is_dir():
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                with contextlib.suppress(OSError):  # some file systems do not flush folders
-                    os.fsync(handle)
-            finally:
-                os.close(handle)
+        flush_to_disk(path)
