@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 
 def fill(store: Store, *, methods: tuple[str, ...] = ("static", "exact"), items: int = 12, shift: float = 0.0) -> None:
     """Two tasks, two scales, some methods, two seeds; on every second item the second method is better by a whole."""
-    points = [{"task": task, "method": method, "kl_scale": scale, "seed": seed}
+    points = [{"task": task, "method": method, "kl_scale": scale, "seed": seed, "budget": None}
               for task in ("math", "trivia") for method in methods for scale in (0.5, 1.0) for seed in (0, 1)]  # fmt: skip
     for run in make_runs(points):
         values = run.values

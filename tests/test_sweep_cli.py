@@ -93,7 +93,7 @@ def test_run_keeps_the_notebook_and_does_nothing_twice(
     """One run and a sweep's run are the same thing in the same store."""
     log = tmp_path / "log"
     write_stub(tmp_path)
-    name = "it's \"quoted\", ../ and {braced}"
+    name = 'it\'s "quoted", ../ and {braced}'
     arguments = ["run", "stub.ipynb", "-p", "x", "-1e-1", "-p", f"name={name}", "-p", "log", str(log)]
     assert run(*arguments) == 0
     shown = capsys.readouterr()

@@ -128,7 +128,8 @@ def gather_report(store: Store, options: ReportOptions) -> ReportData:
 
 def newest_runs(frame: pd.DataFrame, table: RunTable) -> pd.DataFrame:
     """One run per notebook and parameters: the latest, where a folder holds runs of several versions of the code."""
-    same_work = frame[["notebook", *table.parameters]].astype(str).agg("\0".join, axis=1)
+    columns = frame[["notebook", *table.parameters]].to_dict("records")
+    same_work = [json.dumps([plain(value) for value in row.values()], default=str) for row in columns]
     latest = frame.assign(work=same_work).sort_values("started").drop_duplicates("work", keep="last")
     return frame.loc[latest.index.sort_values()]
 
