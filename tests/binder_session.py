@@ -68,9 +68,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     [lines] = [entry["pip"] for entry in described if isinstance(entry, dict)]
     requirements = checkout / "binder" / "requirements-of-conda.txt"  # conda writes such a file beside environment.yml
     requirements.write_text("\n".join(lines) + "\n")
-    made.run(
-        [str(prefix / "bin" / "python"), "-m", "pip", "install", "-U", "-r", str(requirements)], cwd=checkout / "binder"
-    )
+    made.run(["python", "-m", "pip", "install", "-U", "-r", str(requirements)], cwd=checkout / "binder")
     requirements.unlink()
     made.seconds["pip part of the environment"] = time.perf_counter() - started
 
