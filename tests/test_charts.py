@@ -18,9 +18,14 @@ def parsed(*lines: Line, **options: object) -> ElementTree.Element:
     return ElementTree.fromstring(line_chart(lines, **(LABELS | options)).svg)  # type: ignore[arg-type]
 
 
+def dots_of(chart: ElementTree.Element) -> list[ElementTree.Element]:
+    """The points of lines that are not joined, apart from the one in the legend."""
+    return [dot for dot in chart.findall(f"{SVG}circle") if dot.get("class") != "key"]
+
+
 def test_every_dot_lies_where_its_value_is() -> None:
     """A chart that misplaces points is worse than none; y grows upwards, and a linear scale keeps proportions."""
-    dots = parsed(Line("grid", [0, 1, 2], [0.0, 2.0, 1.0], joined=False)).findall(f"{SVG}circle")
+    dots = dots_of(parsed(Line("grid", [0, 1, 2], [0.0, 2.0, 1.0], joined=False)))
     across, up = ([float(dot.get(axis, "nan")) for dot in dots] for axis in ("cx", "cy"))
     assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.2)
     assert up[0] > up[2] > up[1]
@@ -30,15 +35,14 @@ def test_every_dot_lies_where_its_value_is() -> None:
 def test_all_points_are_inside_the_picture() -> None:
     """What lies outside is cut off without a word."""
     chart = parsed(Line("a", [-5, 1e6], [-3.0, 1e4], joined=False), marks={"far": 2e6})
-    for dot in chart.findall(f"{SVG}circle"):
+    for dot in dots_of(chart):
         assert 0 <= float(dot.get("cx", "nan")) <= WIDTH
         assert 0 <= float(dot.get("cy", "nan")) <= HEIGHT
 
 
 def test_points_that_are_not_finite_are_left_out() -> None:
     """A mean over nothing is NaN; it may not move the axes."""
-    dots = parsed(Line("a", [0, 1, 2], [1.0, float("nan"), float("inf")], joined=False)).findall(f"{SVG}circle")
-    assert len(dots) == 1
+    assert len(dots_of(parsed(Line("a", [0, 1, 2], [1.0, float("nan"), float("inf")], joined=False)))) == 1
 
 
 @pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", "</text><script>", "a & b", "\x00\x1b[31m", "\u202e"])

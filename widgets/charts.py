@@ -18,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 20, 62, 62
 INK, GREY, RULE = "#1d2129", "#5f6772", "#e3e7ec"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A5C00", "#56B4E9")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
-MOST_LABELS, LABEL_CHARS = 40, 10
+MOST_LABELS, LABEL_CHARS, TITLE_CHARS = 40, 10, 88
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def line_chart(
     x = Scale.around([x for x, _ in points] + list(marked.values()), LEFT, WIDTH - RIGHT)
     y = Scale.around([0.0, *(y for _, y in points)], HEIGHT - BOTTOM, TOP)
     body = [
-        _text(LEFT, 20, title, size=15, weight=600),
+        _text(LEFT, 20, _shortened(title, TITLE_CHARS), size=15, weight=600),
         _axes(x, y, tokens, x_label=x_label, y_label=y_label),
         *(_mark(x.at(place), name) for name, place in marked.items()),
         *(_line(line, x, y, place) for place, line in enumerate(lines)),
-        _legend([line.name for line in lines]),
+        _legend(lines),
     ]
     spoken = escape(_printable(title))
     attributes = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{spoken}"'
@@ -123,8 +123,7 @@ def _axes(x: Scale, y: Scale, tokens: Sequence[str], *, x_label: str, y_label: s
     if tokens:
         every = -(-len(tokens) // MOST_LABELS)
         for place in range(0, len(tokens), every):
-            text = tokens[place].strip() or "␣"
-            short = text if len(text) <= LABEL_CHARS else text[: LABEL_CHARS - 1] + "…"
+            short = _shortened(tokens[place].strip() or "␣", LABEL_CHARS)
             turn = f' transform="rotate(-45 {x.at(place)} {foot + 14})"'
             parts.append(_text(x.at(place), foot + 14, short, anchor="end", size=10, colour=GREY, more=turn))
     else:
@@ -152,13 +151,16 @@ def _mark(place: float, name: str) -> str:
     return rule + _text(place + (-5 if left else 5), TOP + 10, name, size=11, anchor="end" if left else "start")
 
 
-def _legend(names: Sequence[str]) -> str:
+def _legend(lines: Sequence[Line]) -> str:
     parts, place = [], float(LEFT)
-    for index, name in enumerate(names):
+    for index, line in enumerate(lines):
         colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
-        parts.append(f'<path d="M{place:g} 37h22" stroke="{colour}" stroke-width="2.5" stroke-dasharray="{dash}"/>')
-        parts.append(_text(place + 28, 41, name))
-        place += 52 + 7 * len(name)
+        if line.joined:
+            parts.append(f'<path d="M{place:g} 37h22" stroke="{colour}" stroke-width="2.5" stroke-dasharray="{dash}"/>')
+        else:
+            parts.append(f'<circle class="key" cx="{place + 11:g}" cy="37" r="3.5" fill="{colour}"/>')
+        parts.append(_text(place + 28, 41, line.name))
+        place += 52 + 7 * len(line.name)
     return "".join(parts)
 
 
@@ -168,6 +170,10 @@ def _text(
 ) -> str:  # fmt: skip
     style = f'text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" fill="{colour}"'
     return f'<text x="{x:g}" y="{y:g}" {style}{more}>{escape(_printable(words), quote=False)}</text>'
+
+
+def _shortened(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[: chars - 1] + "…"
 
 
 def _printable(words: str) -> str:
