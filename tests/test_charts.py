@@ -15,7 +15,7 @@ LABELS = {"title": "weights", "x_label": "token", "y_label": "α"}
 
 def parsed(*lines: Line, **options: object) -> ElementTree.Element:
     """The chart as a tree; raises where it is not well-formed."""
-    return ElementTree.fromstring(line_chart(lines, **(LABELS | options)).svg)  # type: ignore[arg-type]
+    return ElementTree.fromstring(line_chart(lines, **(LABELS | options)).svg)
 
 
 def dots_of(chart: ElementTree.Element) -> list[ElementTree.Element]:
