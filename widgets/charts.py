@@ -13,12 +13,12 @@ from html import escape
 
 from fusionlab.errors import TraceError
 
-WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 20, 62, 62
+WIDTH, HEIGHT = 760, 324
+LEFT, RIGHT, TOP, BOTTOM = 64, 20, 70, 78
 INK, GREY, RULE = "#1d2129", "#5f6772", "#e3e7ec"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A5C00", "#56B4E9")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
-MOST_LABELS, LABEL_CHARS, TITLE_CHARS = 40, 10, 88
+MOST_LABELS, LABEL_CHARS, TITLE_CHARS = 40, 10, 76
 
 
 @dataclass(frozen=True)
