@@ -140,7 +140,7 @@ def test_notebook_01_runs_in_jupyterlab_within_two_gigabytes(image: Image, tmp_p
         image.seconds["notebook 01"] = time.perf_counter() - started
     assert running.returncode == 0, written[-4000:]
     print_report(image, watch, executed, limited=group is not None)
-    assert watch.samples_per_second >= 5, "too few samples to have seen the peak"
+    assert group is not None or watch.samples_per_second >= 5, "neither limited nor watched closely enough: a busy machine?"
     assert watch.peak_bytes < LIMIT_BYTES
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 GROUPS = Path("/sys/fs/cgroup/memory")  # of control groups, version 1
-SECONDS_BETWEEN_SAMPLES = 0.1
+SECONDS_BETWEEN_SAMPLES = 0.05
 
 
 @dataclass
