@@ -37,6 +37,7 @@ LAYERS = [
     {"baselines", "cells", "evaluate", "methods", "scores", "train"},
     {"study"},
     {"bench", "experiments"},
+    {"sweep_cli"},
     {"cli", "doctor"},
 ]
 WIDGETS_MAY_IMPORT = {"errors", "kl", "solvers", "trace", "team"}
