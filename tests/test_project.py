@@ -30,7 +30,8 @@ LAYERS = [
     {"errors"},
     {"allocator", "constraint", "kl", "nf4", "prompts", "sampling", "vocab"},
     {"joint", "predictor", "search", "solvers"},
-    {"trace", "trace_file", "trace_html", "trace_text", "tasks"},
+    {"page_script", "trace", "trace_fields", "trace_file", "trace_html", "trace_payload", "trace_text", "tasks"},
+    {"tables"},
     {"adapters", "cached", "embedded", "hub", "key_values", "models", "remote"},
     {"decode", "decode_batch", "record", "speculate"},
     {"loading", "team"},
@@ -39,7 +40,7 @@ LAYERS = [
     {"bench", "experiments"},
     {"cli", "doctor"},
 ]
-WIDGETS_MAY_IMPORT = {"errors", "kl", "solvers", "trace", "team"}
+WIDGETS_MAY_IMPORT = {"errors", "kl", "page_script", "solvers", "team", "trace", "trace_html", "trace_payload"}
 MAY_IMPORT_WIDGETS = {"experiments", "cli"}  # they draw figures; what lies lower must work without plotly
 
 # Packages that fusionlab needs but never imports by name, and why.
