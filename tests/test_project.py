@@ -35,12 +35,13 @@ LAYERS = [
     {"adapters", "cached", "embedded", "hub", "key_values", "models", "remote"},
     {"decode", "decode_batch", "record", "speculate"},
     {"loading", "team"},
+    {"session"},
     {"baselines", "cells", "evaluate", "methods", "scores", "train"},
     {"study"},
     {"bench", "experiments"},
     {"cli", "doctor"},
 ]
-WIDGETS_MAY_IMPORT = {"errors", "kl", "page_script", "solvers", "team", "trace", "trace_html", "trace_payload"}
+WIDGETS_MAY_IMPORT = {"errors", "kl", "page_script", "session", "solvers", "team", "trace", "trace_html", "trace_payload"}
 MAY_IMPORT_WIDGETS = {"experiments", "cli"}  # they draw figures; what lies lower must work without plotly
 
 # Packages that fusionlab needs but never imports by name, and why.
