@@ -46,10 +46,12 @@ class FusionSession:
     >>> trace = session.force(3, alpha={"math": 0.0})                                      # doctest: +SKIP
     >>> trace = session.choose(3, token_id=345)                                            # doctest: +SKIP
 
-    Arguments as for `Team.generate`; every trace is a full one. Every method that writes takes `on_token` (called with each
-    new `Token`; False ends the writing after it) and `should_stop` (asked before each forward pass), and returns the trace
-    of the whole answer as it then stands. Raises `PromptError`, `UnknownNameError`, `ConstraintError`, and, from a method
-    called after `close`, `FusionError`.
+    Arguments as for `Team.generate`; every trace is a full one. token_ids: an answer that was written under these settings
+    before, a trace's for instance; it is read when it is gone on from.
+
+    Every method that writes takes `on_token` (called with each new `Token`; False ends the writing after it) and
+    `should_stop` (asked before each forward pass), and returns the trace of the whole answer as it then stands. Raises
+    `PromptError`, `UnknownNameError`, `ConstraintError`, and, from a method called after `close`, `FusionError`.
     """
 
     def __init__(
@@ -60,20 +62,22 @@ class FusionSession:
         experts: Sequence[str] | None = None,
         method: str = "exact",
         constraint: KLConstraint | None = None,
+        max_new_tokens: int = 64,
         stop: Sequence[str] = (),
         sampling: Sampling | None = None,
         seed: int = 0,
         choices: Mapping[int, int] | None = None,
+        token_ids: Sequence[int] = (),
     ) -> None:
         check_method(method)
         (self.prompt,) = check_prompts([prompt])
         self.team, self.seed = team, seed
         self.settings = DecodeSettings(
             method=method, constraint=constraint or KLConstraint(), experts=team.choose_experts(experts),
-            max_new_tokens=0, min_new_tokens=0, stop=tuple(stop), sampling=sampling or Sampling(), trace="full",
-            choices=check_choices(choices, team.width),
+            max_new_tokens=max_new_tokens, min_new_tokens=0, stop=tuple(stop), trace="full",
+            sampling=sampling or Sampling(), choices=check_choices(choices, team.width),
         )  # fmt: skip
-        self.token_ids: list[int] = []
+        self.token_ids = list(token_ids)
         self.stopped = False  # the last call was ended by its caller
         seats = seat_members(team, self.settings.experts)
         self._encoded = {seat[0]: team.encode([self.prompt], seat[0]) for seat in seats}
@@ -106,7 +110,9 @@ class FusionSession:
         return cut_at_stop(whole, self.settings.stop)
 
     def trace(self) -> Trace:
-        """The answer so far as a full trace."""
+        """The answer so far as a full trace. Raises `TraceError` for `token_ids` that were not gone on from yet."""
+        if self._recorder.steps != len(self.token_ids):
+            raise TraceError("the answer was not read yet", remedy="call generate or regenerate_from first")
         return self._recorder.finish([self.text])[0]
 
     def close(self) -> None:
@@ -117,10 +123,11 @@ class FusionSession:
     # -- ways to go on ---------------------------------------------------------------------------
 
     def generate(
-        self, max_new_tokens: int = 64, *, on_token: OnToken | None = None, should_stop: ShouldStop | None = None
+        self, max_new_tokens: int | None = None, *, on_token: OnToken | None = None, should_stop: ShouldStop | None = None
     ) -> Trace:
         """Write until the answer ends, or has `max_new_tokens` tokens in all; an answer that was stopped goes on."""
-        return self._go_on(None, replace(self.settings, max_new_tokens=max_new_tokens), on_token, should_stop)
+        limit = self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+        return self._go_on(None, replace(self.settings, max_new_tokens=limit), on_token, should_stop)
 
     def regenerate_from(
         self,
@@ -199,10 +206,10 @@ class FusionSession:
         check_lengths([longest], settings.max_new_tokens, self.team.context_length(settings.experts))
         tokens = min(len(self.token_ids), settings.max_new_tokens)
         self.stopped = False
-        if kept is None:
+        if kept is None and self._recorder.steps == len(self.token_ids):
             self.settings = settings
             self._cut(tokens)
-        elif not self._solve_again(min(kept, tokens), settings, should_stop):
+        elif not self._solve_again(tokens if kept is None else min(kept, tokens), settings, should_stop):
             self.stopped = True
             return self.trace()
         self._write(on_token, should_stop)

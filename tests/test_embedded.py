@@ -258,7 +258,7 @@ def test_a_session_that_changes_its_mind_writes_what_the_team_writes_from_the_st
     first = session.generate(16).token_ids.tolist()
     for changes in ({"constraint": KLConstraint(scale=0.0)}, {"constraint": KLConstraint(budget=0.3)}, {"method": "exact"}):
         before = session.forward_passes
-        trace = session.regenerate_from(**changes)  # type: ignore[arg-type]
+        trace = session.regenerate_from(**changes)
         fresh = team.generate([QUESTION], method=session.settings.method, constraint=session.settings.constraint,
                               max_new_tokens=16, trace="full").traces[0]  # fmt: skip
         assert_same_trace(trace, fresh)

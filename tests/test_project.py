@@ -41,7 +41,19 @@ LAYERS = [
     {"bench", "experiments"},
     {"cli", "doctor"},
 ]
-WIDGETS_MAY_IMPORT = {"errors", "kl", "page_script", "session", "solvers", "team", "trace", "trace_html", "trace_payload"}
+WIDGETS_MAY_IMPORT = {
+    "baselines",
+    "constraint",
+    "errors",
+    "kl",
+    "page_script",
+    "session",
+    "solvers",
+    "team",
+    "trace",
+    "trace_html",
+    "trace_payload",
+}
 MAY_IMPORT_WIDGETS = {"experiments", "cli"}  # they draw figures; what lies lower must work without plotly
 
 # Packages that fusionlab needs but never imports by name, and why.

@@ -351,3 +351,17 @@ def test_two_sessions_and_a_generate_do_not_disturb_each_other() -> None:
         team.generate([PROMPT], experts=["b"], max_new_tokens=2)
     assert_same_trace(first.trace(), fresh(team, experts=["a"], max_new_tokens=12))
     assert_same_trace(second.trace(), fresh(team, experts=["b", "a"], max_new_tokens=12))
+
+
+def test_an_answer_of_an_earlier_session_is_taken_up() -> None:
+    """Caches are dropped with old runs; what was written can still be gone on from."""
+    team = make_team()
+    written = fresh(team, method="evidence", choices={2: 30}, max_new_tokens=12)
+    for go_on in (lambda session: session.generate(), lambda session: session.force(5, 0.5)):
+        session = FusionSession(team, PROMPT, method="evidence", max_new_tokens=20,
+                                choices={2: 30}, token_ids=written.token_ids.tolist())  # fmt: skip
+        with pytest.raises(TraceError, match="not read yet"):
+            session.trace()
+        trace = go_on(session)
+        assert_same_trace(trace, fresh(team, method="evidence", choices={2: 30}, max_new_tokens=20,
+                                       constraint=session.settings.constraint))  # fmt: skip
