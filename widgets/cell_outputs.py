@@ -11,7 +11,7 @@ import html
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.trace_html import trace_to_frame_html
+from fusionlab.trace_html import traces_to_output
 
 if TYPE_CHECKING:
     from .explorer import Explorer
@@ -71,7 +71,7 @@ class SavedView:
         if run is None:
             return f"<p>{html.escape(_NOTHING)}</p>"
         about = html.escape(_ABOUT.format(run=f"run {run.number}"))
-        return f"<p>{about}</p>{trace_to_frame_html(run.trace)}"
+        return f"<p>{about}</p>{traces_to_output([run.trace])}"
 
     def _bundle(self, run: Run | None) -> dict[str, str]:
         # The script looks for this class beside its own output.

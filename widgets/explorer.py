@@ -26,7 +26,7 @@ from .cell_outputs import SavedView, close_earlier_ones
 from .python_call import python_call
 from .requests import find_request
 from .runs import History, Run, compare_runs, empty_trace, trace_settings
-from .settings import METHODS, PRESETS, Settings, default_method
+from .settings import METHODS, Settings, default_method
 from .worker import Request, Worker
 from .writing import Writer, describe_team
 
@@ -54,7 +54,7 @@ class Explorer(anywidget.AnyWidget):
     """
 
     team_info = traitlets.Dict().tag(sync=True)  # what is loaded, and its experts
-    offered = traitlets.Dict().tag(sync=True)  # {"methods", "presets"}
+    methods = traitlets.Dict().tag(sync=True)  # name -> a sentence on it
     settings = traitlets.Dict().tag(sync=True)  # what the controls say
     answer = traitlets.Dict().tag(sync=True)  # {"run", "settings", "payload"} of what is shown; run: None, nothing yet
     others = traitlets.Dict().tag(sync=True)  # {"run", "texts"}: the same prompt answered by the models alone
@@ -82,7 +82,7 @@ class Explorer(anywidget.AnyWidget):
             "experts": ticked, "prompt": prompt, "method": method or default_method(ticked),
             "constraint": constraint or KLConstraint(), "max_new_tokens": max_new_tokens, "chat": chat,
         })  # fmt: skip
-        super().__init__(offered={"methods": METHODS, "presets": [preset.to_dict() for preset in PRESETS]})
+        super().__init__(methods=METHODS)
         self.last_error: BaseException | None = None
         self.history = History()
         self.writer = Writer(self, self.history, given)

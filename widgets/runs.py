@@ -45,6 +45,7 @@ class Run:
             "tokens": len(self.trace),
             "flipped": int(self.trace.flipped.sum()),
             "stopped": self.stopped,
+            "live": bool(self.models),  # written here, so that it can be gone on from
         }
 
 

@@ -1,4 +1,4 @@
-"""What the explorer is asked to do: prompt, experts, method and constraint as one checked value, and the ready-made ones.
+"""What the explorer is asked to do: prompt, experts, method and constraint as one checked value.
 
 Knows nothing of models or widgets. What comes from the browser is read here, so that a wrong value is refused in words.
 """
@@ -78,32 +78,6 @@ class Settings:
                 "no expert is chosen, so there is nothing to fuse",
                 remedy="tick at least one expert; for the large model alone tick one and set the scale to 0",
             )
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A method and a constraint worth trying, with a sentence on what it shows."""
-
-    name: str
-    about: str
-    method: str | None  # None: the one that is set
-    constraint: KLConstraint
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"name": self.name, "about": self.about, "method": self.method, "constraint": self.constraint.to_dict()}
-
-
-PRESETS = (
-    Preset("Paper", "Move as far as fine-tuning moved the small model.", "exact", KLConstraint()),
-    Preset("Paper's search", "The same, searched in steps of 0.1.", "grid", KLConstraint()),
-    Preset("Routed", "Several experts: trust the one that predicts this text.", "evidence", KLConstraint()),
-    Preset("Half way", "Half of the distance that fine-tuning moved.", None, KLConstraint(scale=0.5)),
-    Preset("Further", "One and a half times that distance.", None, KLConstraint(scale=1.5)),
-    Preset("On a lead", "No token moves by more than 0.5 nats.", None, KLConstraint(budget=0.5)),
-    Preset("Proxy tuning", "A fixed weight of 1 at every token.", "static", KLConstraint()),
-    Preset("Large alone", "Scale 0: nothing is added.", None, KLConstraint(scale=0.0)),
-)
 
 
 def default_method(experts: Sequence[str]) -> str:
