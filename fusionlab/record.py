@@ -20,7 +20,7 @@ from fusionlab.errors import UnknownNameError
 from fusionlab.solvers import KLConstraint
 from fusionlab.tables import ATOMS, CANDIDATES, empty_tables, tabulate_step
 from fusionlab.trace import ARRAYS, GRID_ARRAYS, REST_WEIGHTS, TABLE_ARRAYS, Trace
-from fusionlab.trace_fields import IDS
+from fusionlab.trace_fields import IDS, even_grid
 
 if TYPE_CHECKING:
     from fusionlab.decode import FusedStep
@@ -126,7 +126,7 @@ class TraceRecorder:
     def _build(self, index: int, prompt: str, text: str, meta: dict[str, Any]) -> Trace:
         length = self.lengths[index]
         sizes = {"N": length, "E": len(self.experts), "K": TOP_K, "G": len(self.grid)}
-        sizes |= {"C": CANDIDATES, "S": len(REST_WEIGHTS), "M": ATOMS}
+        sizes |= {"H": len(even_grid(self.grid, len(self.experts))), "C": CANDIDATES, "S": len(REST_WEIGHTS), "M": ATOMS}
         arrays: dict[str, Any] = {}
         wanted = _FULL if self.level == "full" else ARRAYS
         for name, (dims, dtype) in wanted.items():

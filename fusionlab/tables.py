@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fusionlab.kl import Array, Step, cumulants, cumulants_on_grid, prepare_step
 from fusionlab.solvers import posterior
-from fusionlab.trace_fields import REST_WEIGHTS
+from fusionlab.trace_fields import REST_WEIGHTS, even_grid
 
 CANDIDATES = 32  # tokens kept of each step
 ATOMS = 512  # tokens that stand for the vocabulary where experts mix: the likeliest half, and a sample of the rest
@@ -39,11 +39,16 @@ def tabulate_step(
     log_p, log_q: (B, V); log_r: (E, B, V); grid: (G,); evidence: (B, E) nats. mixes: keep atoms where experts mix.
     """
     step = prepare_step(log_p, log_q, log_r)
-    _, rows, _ = step.shape
+    experts, rows, _ = step.shape
     summed = step.deltas.sum(0, keepdim=True)
     start = cumulants(step.log_p, summed[0], np.arange(rows), np.zeros(rows))[None]
     even = replace(step, deltas=summed, start=start)
-    tables = {"grid": _divergences(step, grid), "even": tuple(table[0] for table in _divergences(even, grid))}
+    fine, coarse = _divergences(even, grid[grid <= 2 + 1e-6] / experts), _divergences(even, grid)
+    wide = (
+        coarse[0].shape[-1] + fine[0].shape[-1] - len(even_grid(grid, experts))
+    )  # of the coarse ones, how many are left out
+    together = tuple(np.concatenate([near, far[:, :, wide:]], axis=-1)[0] for near, far in zip(fine, coarse, strict=True))
+    tables = {"grid": _divergences(step, grid), "even": together}
     columns: dict[str, NDArray] = {"mean_deltas": step.start[:, :, 1].T}
     for name, (forward, reverse, variance) in tables.items():
         axes = (1, 0, 2) if name == "grid" else (0, 1)

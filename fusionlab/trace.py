@@ -25,6 +25,7 @@ from fusionlab.trace_fields import (
     TABLE_ARRAYS,
     as_json,
     checked_array,
+    even_grid,
     last_size,
 )
 
@@ -95,9 +96,9 @@ class Trace:
     grid_kl_reverse: Array | None = None  # (N, E, G) nats
     mean_deltas: Array | None = None  # (N, E) nats, A'(0) = E_P[d_t]
     grid_variance: Array | None = None  # (N, E, G) nats², A'' = Var_P~(d_t)
-    even_kl_forward: Array | None = None  # (N, G) nats, with all experts at the same weight
-    even_kl_reverse: Array | None = None  # (N, G) nats
-    even_variance: Array | None = None  # (N, G) nats²
+    even_kl_forward: Array | None = None  # (N, H) nats, with all experts at the same weight
+    even_kl_reverse: Array | None = None  # (N, H) nats
+    even_variance: Array | None = None  # (N, H) nats²
     candidate_ids: Array | None = None  # (N, C) tokens that are likely at some weights
     candidate_logprobs: Array | None = None  # (N, C) nats, log P
     candidate_deltas: Array | None = None  # (N, E, C) nats, d_t = log R_t - log Q
@@ -120,6 +121,7 @@ class Trace:
             "E": len(self.experts),
             "K": last_size(self.topk_ids_large),
             "G": last_size(self.grid),
+            "H": 0 if self.grid is None else len(even_grid(self.grid, len(self.experts))),
             "C": last_size(self.candidate_ids),
             "S": len(REST_WEIGHTS),
             "M": last_size(self.atom_logprobs),

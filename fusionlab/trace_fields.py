@@ -1,7 +1,7 @@
 """The array fields of a trace: their shapes and dtypes, and the checks on values that come in.
 
-Letters of shapes: N tokens, E experts, K top-k entries, G weights on the grid, C candidates, S weights of `REST_WEIGHTS`,
-M atoms. Symbols as in `fusionlab.trace`.
+Letters of shapes: N tokens, E experts, K top-k entries, G weights on the grid, H weights of `even_grid`, C candidates,
+S weights of `REST_WEIGHTS`, M atoms. Symbols as in `fusionlab.trace`.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ GRID_ARRAYS: dict[str, tuple[str, str]] = {
 TABLE_ARRAYS: dict[str, tuple[str, str]] = {
     "mean_deltas": ("NE", "float32"),
     "grid_variance": ("NEG", "float32"),
-    "even_kl_forward": ("NG", "float32"),
-    "even_kl_reverse": ("NG", "float32"),
-    "even_variance": ("NG", "float32"),
+    "even_kl_forward": ("NH", "float32"),
+    "even_kl_reverse": ("NH", "float32"),
+    "even_variance": ("NH", "float32"),
     "candidate_ids": ("NC", "int32"),
     "candidate_logprobs": ("NC", "float32"),
     "candidate_deltas": ("NEC", "float32"),
@@ -72,6 +72,20 @@ TABLE_ARRAYS: dict[str, tuple[str, str]] = {
 }
 REST_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)  # the weights of `rest_peaks`
 IDS = ("topk_ids_large", "topk_ids_small", "topk_ids_fused", "topk_ids_experts", "candidate_ids")
+
+
+def even_grid(grid: Any, experts: int) -> Array:
+    """(H,) the weights at which a trace has all experts together: the grid, its steps divided by their number up to 2.
+
+    The changes of several experts add up, so the divergences turn as many times faster.
+    """
+    import numpy as np
+
+    weights = np.asarray(grid, dtype="float64")
+    if experts < 2:
+        return weights
+    fine = weights[weights <= 2 + 1e-6] / experts
+    return np.concatenate([fine, weights[weights > fine[-1:].sum() + 1e-6]])
 
 
 def last_size(values: object) -> int:

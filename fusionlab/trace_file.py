@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusionlab.errors import CorruptFileError, MissingFileError, OutputError, TraceError
 from fusionlab.trace import ARRAYS, GRID_ARRAYS, REST_WEIGHTS, TABLE_ARRAYS, Trace
-from fusionlab.trace_fields import last_size
+from fusionlab.trace_fields import even_grid, last_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -190,6 +190,7 @@ def _trace_of(run: dict[str, Any], table: pa.Table, path: str | PathLike[str]) -
 
     try:
         sizes = {"N": run["tokens"], "E": len(run["experts"]), "K": run["top_k"], "G": len(run["grid"] or [])}
+        sizes["H"] = len(even_grid(run["grid"] or [], sizes["E"]))
         sizes |= {"C": run.get("candidates", 0), "S": len(REST_WEIGHTS), "M": run.get("atoms", 0)}
         arrays: dict[str, Any] = {}
         for name, (dims, dtype) in _stored_arrays().items():

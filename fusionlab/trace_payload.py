@@ -14,6 +14,7 @@ from typing import Any
 
 from fusionlab.errors import TraceError
 from fusionlab.trace import REST_WEIGHTS, TABLE_ARRAYS, Trace
+from fusionlab.trace_fields import even_grid
 from fusionlab.trace_text import expert_letter, group_pieces, visible
 
 TOP_SHOWN = 8  # entries of each top-k list that a payload carries; the file keeps all
@@ -151,7 +152,11 @@ def _tables(trace: Trace, rows: slice, vocabulary: _Vocabulary) -> tuple[dict[st
     import numpy as np
 
     assert trace.grid is not None and trace.grid_kl_forward is not None and trace.grid_kl_reverse is not None
-    facts = {"grid": [round(float(weight), 6) for weight in trace.grid], "restWeights": list(REST_WEIGHTS)}
+    facts = {
+        "grid": [round(float(weight), 6) for weight in trace.grid],
+        "evenGrid": [round(float(weight), 6) for weight in even_grid(trace.grid, len(trace.experts))],
+        "restWeights": list(REST_WEIGHTS),
+    }
     arrays = {
         "grid_kl_forward": _packed(trace.grid_kl_forward[rows], "f4"),
         "grid_kl_reverse": _packed(trace.grid_kl_reverse[rows], "f4"),

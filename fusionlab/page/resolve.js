@@ -10,6 +10,7 @@ import { rowOf } from "./payload.js";
 
 const IMPROBABLE = 1e-6; // as in solvers.py
 const NEGLIGIBLE = 1e-4; // weights below this share of the greatest change no figure that is shown
+const TIE = [1e-6, 1e-9]; // as in solvers.py: ends that differ by less, as a share of J and of f^2 + g^2, are equally low
 const SCAN = 12; // points looked at between two weights of the grid
 const GOLDEN = (Math.sqrt(5) - 1) / 2;
 
@@ -77,7 +78,7 @@ class Token {
     ));
     const hasEven = trace.tables && experts > 1;
     this.even = hasEven
-      ? new Axis(trace.grid, rowOf(columns.even_kl_forward, i), rowOf(columns.even_kl_reverse, i),
+      ? new Axis(trace.evenGrid, rowOf(columns.even_kl_forward, i), rowOf(columns.even_kl_reverse, i),
         rowOf(columns.even_variance, i))
       : experts === 1 ? this.axes[0] : null;
     this.targetForward = rowOf(columns.target_forward, i);
@@ -305,10 +306,12 @@ const METHODS = {
 
 function solveExact(token, constraint) {
   const [forward, reverse] = meanTargets(token, constraint);
-  let [winner, weight, least] = [0, 0, Infinity];
-  token.axes.forEach((_, e) => {
-    const [value, at] = token.search(e, forward, reverse, constraint);
-    if (value < least) [winner, weight, least] = [e, at, value];
+  const ends = token.axes.map((_, e) => token.search(e, forward, reverse, constraint));
+  const size = (constraint.direction === "reverse" ? 0 : forward ** 2) + (constraint.direction === "forward" ? 0 : reverse ** 2);
+  const limit = Math.min(...ends.map(([value]) => value)) * (1 + TIE[0]) + TIE[1] * size;
+  let [winner, weight] = [0, Infinity];
+  ends.forEach(([value, at], e) => {
+    if (value <= limit && at < weight) [winner, weight] = [e, at];
   });
   return token.axes.map((_, e) => (e === winner ? weight : 0));
 }
