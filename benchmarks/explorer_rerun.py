@@ -2,8 +2,8 @@
 
     python benchmarks/explorer_rerun.py [--runs 50] [--team embedded|tiny] [--new-tokens 8]
 
-A kernel of its own runs the cell as JupyterLab does, with the cell's id; every run makes an explorer, writes an answer (with
-the comparison texts) and shows it. After each, the kernel collects garbage, gives freed memory back, and counts.
+A kernel of its own runs the cell as JupyterLab does, with the cell's id; every run makes an explorer, writes an answer
+with the comparison texts, and shows it. After each, the kernel collects garbage, gives freed memory back, and counts.
 """
 
 from __future__ import annotations

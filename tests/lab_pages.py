@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 ROOT = Path(__file__).resolve().parents[1]
-IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+IDLE = """name => {
+  const shown = window.jupyterapp?.shell.currentWidget;
+  return shown?.context?.path === name && shown.sessionContext.session?.kernel?.status === "idle";
+}"""
 START_SECONDS = 90
 QUIET_SETTINGS = {  # nothing that asks the network, and no pop-up over what is looked at
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -42,7 +45,20 @@ class Lab:
 
     def address(self, notebook: str) -> str:
         """Where a notebook of the folder opens."""
-        return f"{self.url}/lab/tree/{notebook}?token={self.token}"
+        name = Path(notebook).stem  # a workspace of its own, so that no other notebook is open beside it
+        return f"{self.url}/lab/workspaces/{name}/tree/{notebook}?reset&token={self.token}"
+
+    def shut_down_kernels(self) -> None:
+        """End every kernel, and with it the models that it holds."""
+        for session in self.ask("GET", "sessions"):
+            self.ask("DELETE", f"sessions/{session['id']}")
+
+    def ask(self, method: str, resource: str) -> Any:
+        """One request to the server's own interface."""
+        request = urllib.request.Request(f"{self.url}/api/{resource}", method=method)
+        request.add_header("Authorization", f"token {self.token}")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
 
 
 @dataclass
@@ -66,11 +82,14 @@ class Watched:
         self.dialogs.append(dialog.message)
         dialog.dismiss()
 
-    def run_all(self) -> None:
+    def hear(self, message: Any) -> None:
+        """Note an error on the console, but for pages of JupyterLab's own that it looks for in vain."""
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.errors.append(message.text)
+
+    def run_all(self, notebook: str) -> None:
         """Run every cell of the notebook that is open, without waiting for them."""
-        self.page.wait_for_function(
-            "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
-        )
+        self.page.wait_for_function(IDLE, arg=notebook)
         self.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
@@ -141,8 +160,12 @@ def watched(lab: Lab, chrome: Browser, request: pytest.FixtureRequest) -> Iterat
         found = Watched(page, pictures, left_the_machine=outside)
         page.on("pageerror", lambda error: found.errors.append(str(error)))
         page.on("dialog", found.dismiss)
+        page.on("console", found.hear)
         yield found
         found.picture("at_the_end")
+        lab.shut_down_kernels()
+        if found.errors:
+            print("errors of the page:", *found.errors, sep="\n")  # shown when the test fails
 
 
 @contextmanager

@@ -2,20 +2,17 @@
 
 const PATIENCE_MS = 4000;
 const GONE = "The kernel is gone or was restarted. Everything you see still works, sliders included; to write again, run the cell again.";
-const QUIET = "The kernel has not answered for 4 seconds: it is busy with another cell, or gone. Your request waits in its line.";
+const QUIET = "The kernel has not answered for 4 seconds: it is busy with a cell, and then this request is next in line; or it is gone, and then run the cell again.";
 
 /** One view's end of the line. warn(words) is called with what to say; "" takes it back. */
 export class Connection {
-  constructor(model, place, warn) {
+  constructor(model, warn) {
     this.model = model;
     this.warn = warn;
     this.view = crypto.randomUUID?.() ?? String(Math.random());
     this.serial = 0;
     this.listening = [];
-    this.on("comm_live_update", () => setTimeout(() => {
-      this.isGone = Boolean(place.closest(".jupyter-widgets-disconnected"));
-      warn(this.isGone ? GONE : "");
-    }));
+    this.on("comm_live_update", () => this.askWhetherAlive()); // the line was cut, or is there again
   }
 
   on(name, callback) {
@@ -23,16 +20,22 @@ export class Connection {
     this.listening.push([name, callback]);
   }
 
-  /** Ask for something of requests.py. */
-  ask(type, content = {}, buffers = undefined) {
+  askWhetherAlive() {
+    this.warn(GONE); // until it answers
+    this.ask("come", { view: this.view }, undefined, GONE);
+  }
+
+  /** Ask for something of requests.py. words: what to say when no answer comes. */
+  ask(type, content = {}, buffers = undefined, words = QUIET) {
     this.serial += 1;
-    if (this.isGone) {
-      this.warn(GONE);
-      return;
-    }
     clearTimeout(this.timer);
-    if (type !== "leave") this.timer = setTimeout(() => this.warn(QUIET), PATIENCE_MS);
-    this.model.send({ ...content, type, serial: this.serial }, undefined, buffers);
+    if (type !== "leave") this.timer = setTimeout(() => this.warn(words), PATIENCE_MS);
+    try {
+      this.model.send({ ...content, type, serial: this.serial }, undefined, buffers);
+    } catch {
+      clearTimeout(this.timer);
+      this.warn(GONE); // JupyterLab refuses to send to a kernel that was shut down
+    }
   }
 
   /** The kernel has read a request. */
@@ -43,7 +46,7 @@ export class Connection {
   }
 
   leave() {
-    if (!this.isGone) this.ask("leave", { view: this.view });
+    this.ask("leave", { view: this.view });
     clearTimeout(this.timer);
     for (const [name, callback] of this.listening) this.model.off(name, callback);
   }

@@ -17,7 +17,7 @@ class ExplorerPage {
     this.handle = null;
     this.passesBefore = 0; // forward passes when the last generation ended
     this.banner = el("p", { class: "banner", role: "status", hidden: true });
-    this.kernel = new Connection(model, place, (words) => this.warn(words));
+    this.kernel = new Connection(model, (words) => this.warn(words));
     this.alarm = el("div", { class: "alarm", role: "alert", hidden: true });
     this.write = new WriteForm({
       run: () => this.ask("run", { settings: this.settings() }),
@@ -34,8 +34,8 @@ class ExplorerPage {
     this.controls = el("div", { class: "constraint" });
     this.views = el("div", { class: "views-of-answer" });
     this.waiting = el("p", { class: "waiting", text: "Load a team, or open a recorded trace." });
-    const panel = el("div", { class: "panel" }, this.team.node, this.write.node, this.alarm, this.controls, this.history.node);
-    const answer = el("div", { class: "answer-side" }, this.banner, this.waiting, this.history.comparison, this.views);
+    const panel = el("div", { class: "panel" }, this.team.node, this.write.node, this.controls, this.history.node);
+    const answer = el("div", { class: "answer-side" }, this.banner, this.alarm, this.waiting, this.history.comparison, this.views);
     this.columns = el("div", { class: "columns" }, panel, answer);
     this.node = el("div", { class: "fusionlab-explorer", "data-lm-suppress-shortcuts": "true" }, this.columns);
     place.append(this.node);
@@ -50,8 +50,9 @@ class ExplorerPage {
       progress: () => this.showProgress(), error: () => this.showError(), forward_passes: () => this.showPasses(),
     };
     for (const [name, show] of Object.entries(shows)) {
-      show();
-      this.kernel.on(`change:${name}`, show);
+      const guarded = () => this.guard(show);
+      guarded();
+      this.kernel.on(`change:${name}`, guarded);
     }
     const messages = {
       received: () => {}, started: ({ payload }) => this.start(payload), more: ({ payload }) => this.grow(payload),
@@ -60,9 +61,19 @@ class ExplorerPage {
     };
     this.kernel.on("msg:custom", (message, buffers) => {
       this.kernel.heard(message.serial);
-      messages[message.type]?.(message, buffers);
+      this.guard(() => messages[message.type]?.(message, buffers));
     });
     this.kernel.ask("come", { view: this.kernel.view });
+  }
+
+  /** Whatever fails in the page is said in the page. */
+  guard(work) {
+    try {
+      work();
+    } catch (error) {
+      console.error(error);
+      this.showError({ message: `The page cannot show this: ${error.message}`, remedy: "Reload the page; the kernel's state is kept." });
+    }
   }
 
   settings() {
@@ -72,7 +83,6 @@ class ExplorerPage {
   }
 
   ask(type, content, buffers) {
-    this.warn("");
     this.kernel.ask(type, content, buffers);
   }
 
@@ -162,8 +172,7 @@ class ExplorerPage {
     this.write.showPasses(count);
   }
 
-  showError() {
-    const error = this.model.get("error");
+  showError(error = this.model.get("error")) {
     const words = error ? [el("strong", { text: error.message }), error.remedy ? el("span", { text: error.remedy }) : null] : [];
     this.alarm.replaceChildren(...words.filter(Boolean));
     this.alarm.hidden = !error;

@@ -25,7 +25,7 @@ from fusionlab.trace_payload import alternative_payload, trace_payload
 from .cell_outputs import SavedView, close_earlier_ones
 from .python_call import python_call
 from .requests import find_request
-from .runs import History, Run, compare_runs, empty_trace, trace_settings
+from .runs import History, Run, compare_runs, trace_settings
 from .settings import METHODS, Settings, default_method
 from .worker import Request, Worker
 from .writing import Writer, describe_team
@@ -54,7 +54,7 @@ class Explorer(anywidget.AnyWidget):
     """
 
     team_info = traitlets.Dict().tag(sync=True)  # what is loaded, and its experts
-    methods = traitlets.Dict().tag(sync=True)  # name -> a sentence on it
+    methods: Any = traitlets.List().tag(sync=True)  # names of the solvers
     settings = traitlets.Dict().tag(sync=True)  # what the controls say
     answer = traitlets.Dict().tag(sync=True)  # {"run", "settings", "payload"} of what is shown; run: None, nothing yet
     others = traitlets.Dict().tag(sync=True)  # {"run", "texts"}: the same prompt answered by the models alone
@@ -82,7 +82,7 @@ class Explorer(anywidget.AnyWidget):
             "experts": ticked, "prompt": prompt, "method": method or default_method(ticked),
             "constraint": constraint or KLConstraint(), "max_new_tokens": max_new_tokens, "chat": chat,
         })  # fmt: skip
-        super().__init__(methods=METHODS)
+        super().__init__(methods=list(METHODS))
         self.last_error: BaseException | None = None
         self.history = History()
         self.writer = Writer(self, self.history, given)
@@ -217,7 +217,7 @@ class Explorer(anywidget.AnyWidget):
         self.team_info = {"loaded": False} if team is None else describe_team(team)
         self.settings = self._asked.to_dict()
         if team is not None and self._shown is None:
-            empty = trace_payload(empty_trace(self._asked))
+            empty = trace_payload(self.writer.empty_trace(self._asked))
             self.answer = {"run": None, "settings": self.settings, "payload": empty}
 
     def open_trace(self, trace: Trace | str | os.PathLike[str], *, name: str | None = None) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 
 from fusionlab.constraint import KLConstraint
 from fusionlab.errors import UnknownNameError
-from fusionlab.trace import ARRAYS, GRID_ARRAYS, REST_WEIGHTS, TABLE_ARRAYS, Trace
+from fusionlab.trace import Trace
 from fusionlab.trace_text import visible
 
 from .settings import Settings
 
-_GRID = [step / 10 for step in range(21)]  # of a trace that holds no token
 MOST_RUNS = 20  # a full trace of 200 tokens and four experts takes up to 3 MB
 
 
@@ -132,19 +131,6 @@ def trace_settings(trace: Trace) -> Settings:
     choices = {int(step): int(token) for step, token in (trace.meta.get("choices") or {}).items()}
     constraint = KLConstraint.from_dict(trace.constraint)
     return Settings(trace.prompt, trace.experts, trace.method, constraint, max(1, len(trace)), choices=choices)
-
-
-def empty_trace(settings: Settings) -> Trace:
-    """A full trace without tokens, so that views and controls are there before anything is written."""
-    import numpy as np
-
-    sizes = {"N": 0, "E": len(settings.experts), "K": 1, "G": len(_GRID), "C": 1, "S": len(REST_WEIGHTS), "M": 0}
-    arrays: dict[str, Any] = {name: np.zeros([sizes[letter] for letter in dims], dtype)
-              for name, (dims, dtype) in (ARRAYS | GRID_ARRAYS | TABLE_ARRAYS).items()}  # fmt: skip
-    return Trace(
-        **(arrays | {"grid": np.array(_GRID)}), prompt=settings.prompt, text="", experts=settings.experts,
-        method=settings.method, constraint=settings.constraint.to_dict(), level="full", pieces=(), topk_pieces={},
-    )  # fmt: skip
 
 
 def _figures(trace: Trace) -> dict[str, Any]:

@@ -14,15 +14,7 @@ from fusionlab.errors import FusionError, PromptError
 
 MOST_NEW_TOKENS = 4096  # beyond this a slip of the keyboard is likelier than a wish
 
-METHODS = {  # a test holds these names to those of fusionlab.solvers.SOLVERS
-    "exact": "the paper's objective, minimised; several experts: the one whose weight comes closest",
-    "grid": "the paper's search in steps of 0.1",
-    "evidence": "each expert's exact weight, times the probability that this text is its task",
-    "predicted": "weights from a small network, corrected once",
-    "joint": "all weights at once",
-    "static": "proxy tuning: every weight is the scale, at every token",
-    "average": "the mean of the experts' changes, times the scale",
-}
+METHODS = ("exact", "grid", "evidence", "predicted", "joint", "static", "average")  # a test holds them to SOLVERS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ export class TeamForm {
       el("button", { type: "button", text: "Load these models", on: { click: () => actions.load(this.read()) } }),
       el("button", { type: "button", text: "Load the embedded team", on: { click: () => actions.load({ name: "embedded" }) } }),
     ];
-    this.details = el("details", {}, el("summary", { text: "Load another team" }),
+    this.summary = el("summary");
+    this.details = el("details", {}, this.summary,
       el("p", { class: "note", text: "Hub ids or folders. All models share one vocabulary; experts are fine-tuned small models, or adapters on the small one." }),
       field("Large model", this.large), field("Small model", this.small), field("Experts, one a line", this.experts),
       el("label", { class: "tick" }, this.inFour, " in 4 bits (NF4)"), el("div", { class: "buttons" }, ...this.buttons));
@@ -26,8 +27,9 @@ export class TeamForm {
   }
 
   show(team) {
-    const rows = team.loaded ? [["large", team.large], ["small", team.small]] : [["", "No team is loaded."]];
+    const rows = team.loaded ? [["large", team.large], ["small", team.small]] : [];
     this.words.replaceChildren(...rows.map(([label, words]) => el("div", {}, el("dt", { text: label }), el("dd", { text: words }))));
+    this.summary.textContent = team.loaded ? "Load another team" : "No team is loaded. Load one:";
     this.details.open = !team.loaded;
   }
 

@@ -7,7 +7,7 @@ there is to see, and knows nothing of widgets or messages. torch comes with the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,14 +84,9 @@ class Writer:
 
     def run(self, request: Request, settings: Settings) -> None:
         """Write an answer from its beginning."""
-        from fusionlab.session import FusionSession
-
-        team = self.need_team()
+        self.need_team()
         settings.check_runnable()
-        session = FusionSession(
-            team, settings.as_prompt(), experts=settings.experts, method=settings.method, constraint=settings.constraint,
-            max_new_tokens=settings.max_new_tokens, choices=settings.choices,
-        )  # fmt: skip
+        session = self._new_session(settings)
         self.free_caches()
         self._session = session
         self._write(request, settings, "written", session.generate)
@@ -130,6 +125,11 @@ class Writer:
 
         self._write(request, self._settings, self._origin(f"what if, token {index + 1}"), write)
 
+    def empty_trace(self, settings: Settings) -> Trace:
+        """A trace of no tokens, so that views and controls are there before anything is written."""
+        session = self._new_session(replace(settings, prompt=settings.prompt.strip() or "(no prompt)"))
+        return session.trace()
+
     def free_caches(self) -> None:
         """Forget the session; the next request that needs its answer reads it again."""
         if self._session is not None:
@@ -165,16 +165,19 @@ class Writer:
             raise FusionError("this trace was opened, not written here", remedy="press Run to write anew")
         if run.models != team.describe():
             raise FusionError(f"run {number} was written by another team", remedy="press Run to write anew with this one")
+        self.free_caches()
+        self._session = self._new_session(run.settings, token_ids=run.trace.token_ids.tolist())
+        self._session_run, self._settings = number, run.settings
+        return self._session
+
+    def _new_session(self, settings: Settings, *, token_ids: Sequence[int] = ()) -> FusionSession:
         from fusionlab.session import FusionSession
 
-        settings = run.settings
-        self.free_caches()
-        self._session = FusionSession(
-            team, settings.as_prompt(), experts=settings.experts, method=settings.method, constraint=settings.constraint,
-            max_new_tokens=settings.max_new_tokens, choices=settings.choices, token_ids=run.trace.token_ids.tolist(),
+        return FusionSession(
+            self.need_team(), settings.as_prompt(), experts=settings.experts, method=settings.method,
+            constraint=settings.constraint, max_new_tokens=settings.max_new_tokens, choices=settings.choices,
+            token_ids=token_ids,
         )  # fmt: skip
-        self._session_run, self._settings = number, settings
-        return self._session
 
     def _origin(self, words: str) -> str:
         return words if self._session_run is None else f"run {self._session_run}, {words}"

@@ -37,7 +37,7 @@ def open_notebook(lab: Lab, watched: Watched, name: str, cells: list[str]) -> Pa
     nbformat.write(notebook, lab.folder / name)
     page = watched.page
     page.goto(lab.address(name))
-    watched.run_all()
+    watched.run_all(name)
     return page
 
 
@@ -93,9 +93,15 @@ def test_a_notebook_without_a_kernel_still_shows_the_answer(lab: Lab, watched: W
     expect(page.locator(".fusionlab-saved-view")).to_be_hidden()
     page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
     page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
-    page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
-    expect(page.locator(".fusionlab-explorer .banner")).to_contain_text("kernel is gone")
-    watched.picture("1_kernel_gone")
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    banner = page.locator(".fusionlab-explorer .banner")
+    expect(banner).to_contain_text("kernel is gone or was restarted")
+    explorer = page.locator(".fusionlab-explorer")
+    explorer.get_by_label("Scale κ").fill("0.4")
+    expect(explorer.get_by_text(re.compile(r"of 12 tokens would change"))).to_be_visible()
+    expect(banner).to_contain_text("kernel is gone or was restarted")
+    watched.picture("1_kernel_restarted")
+    lab.shut_down_kernels()
     page.goto("about:blank")
     page.goto(lab.address("saved.ipynb"))
     saved = page.locator(".fusionlab-saved-view")
