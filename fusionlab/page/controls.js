@@ -59,7 +59,13 @@ export function mountTrace(element, payload, options = {}) {
     options.prompt === false ? null : el("section", { "aria-label": "Prompt" }, el("h3", { text: "Prompt" }), prompt),
     options.controls === false ? null : controls.node, place, options.prompt === false ? null : details);
   const host = shadowHost(element, content);
-  const views = mountViews(place, payload, options);
+  let views;
+  try {
+    views = mountViews(place, payload, options);
+  } catch (error) {
+    host.leave();
+    throw error;
+  }
   const listeners = [];
   let pending = null;
   let frame = 0;

@@ -55,7 +55,7 @@ export class Heatmap {
     const [n, e] = [trace.size, trace.experts.length];
     this.name = trace.experts.map(({ letter, name }) => `${letter} ${shortened(name, 15)}`);
     this.left = Math.max(68, 18 + 7.4 * Math.max(0, ...this.name.map((name) => [...name].length)));
-    this.step = n ? Math.min(34, Math.max(4, (width - this.left - 12) / n)) : 0;
+    this.step = n ? Math.min(34, Math.max(2.5, (width - this.left - 12) / n)) : 0;
     const full = Math.max(width, Math.ceil(this.left + n * this.step + 12));
     this.bottom = TOP + e * ROW;
     const height = this.bottom + MOVED + LABELS;
@@ -136,7 +136,7 @@ export class Heatmap {
   paintSigns(solved) {
     const { trace, theme, left, step } = this;
     const changed = new Set(solved.changed);
-    const size = Math.min(5, Math.max(2.5, step / 2.6));
+    const size = Math.min(5, Math.max(2, step / 2.6));
     for (let i = 0; i < trace.size; i++) {
       const [by, would] = [solved.flippedBy[i], changed.has(i)];
       const x = left + (i + 0.5) * step;
@@ -178,6 +178,12 @@ export class Heatmap {
     this.cursor.replaceChildren(frame, this.label(shown, INK[theme], 700));
     this.shown = shown;
     if (trace.experts.length) this.node.setAttribute("aria-activedescendant", `cell-${Math.min(this.row, trace.experts.length - 1)}-${shown}`);
+  }
+
+  /** Scroll a frame that is narrower than the figure to where the shown token is. */
+  reveal(frame) {
+    const x = this.left + this.shown * this.step;
+    if (x < frame.scrollLeft + this.left || x > frame.scrollLeft + frame.clientWidth - 20) frame.scrollLeft = x - frame.clientWidth / 2;
   }
 
   /** Labels for screen readers; apart from `paint`, which runs on every frame of a drag. */

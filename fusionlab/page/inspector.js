@@ -1,7 +1,7 @@
 // Everything about the shown token: verdict, weights (which can be tried), the likeliest of each model, and its KL curves.
 
 import { curveLegend, curvePanels } from "./curves.js";
-import { chipOf, el, hueOf, nats, number, oneLine, percent, setAttribute } from "./dom.js";
+import { chipOf, el, hueOf, nats, number, oneLine, percent, setAttribute, shortened } from "./dom.js";
 import { rowOf } from "./payload.js";
 import { endsAnswer, entryText, tokenText, verdictOn, weightsOf } from "./tokens.js";
 
@@ -88,7 +88,7 @@ export class Inspector {
     this.showHeading(view, i);
     const onlyMean = trace.experts.length > 1 && !["evidence", "predicted"].includes(view.constraint.method);
     if (view.resolver) {
-      this.about.textContent = `KL against the weight, at token ${i + 1}: ${tokenText(trace, i)}`;
+      this.about.textContent = `KL against the weight, at token ${i + 1}: ${shortened(tokenText(trace, i), 24)}`;
       this.panels.replaceChildren(...curvePanels(trace, view.resolver.token(i), Array.from(weights), view.constraint, onlyMean));
       this.keys.replaceChildren(curveLegend(view.constraint, onlyMean));
     }

@@ -68,6 +68,7 @@ const SETTLE_MS = 250; // after the last change, labels for screen readers are b
 
 class Views {
   constructor(element, payload, options) {
+    const trace = readTrace(payload); // first: what cannot be read leaves nothing behind
     this.options = options;
     this.listeners = { select: [], whatIf: [] };
     const actions = { select: (i, focus) => this.select(i, focus), hover: (i) => this.hover(i) };
@@ -88,7 +89,7 @@ class Views {
     this.resizing = new ResizeObserver(() => this.fit());
     this.resizing.observe(this.frame);
     this.selected = null; // the first flipped token of the first trace: what a reader came for
-    this.setPayload(payload);
+    this.setTrace(trace);
   }
 
   buildLayout() {
@@ -219,6 +220,7 @@ class Views {
     this.selected = next;
     this.hovered = null;
     this.point(focus);
+    if (!this.map.hidden) this.heatmap.reveal(this.frame);
     this.said.textContent = describeToken(this.trace, this.solved, next);
     if (moved) this.tell("select", next);
   }
