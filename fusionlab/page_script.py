@@ -18,6 +18,7 @@ from fusionlab.errors import MissingFileError
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w.]+)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const|let) )", re.MULTILINE)
 _EXPORTED = re.compile(r"^export (?:async )?(?:function|class|const|let) (\w+)", re.MULTILINE)
+_COMMENT = re.compile(r"^[ \t]*(?://.*|/\*\*(?:.|\n)*?\*/)\n", re.MULTILINE)  # lines that are nothing else
 STYLE_MODULE = "style.js"  # made of views.css; modules import STYLE from it
 
 
@@ -63,7 +64,7 @@ def _collect(path: Path, parts: dict[Path, str]) -> None:
         beside = path.parent / imported[2]
         _collect(beside if beside.is_file() else page_folder() / imported[2], parts)
     del parts[path]
-    parts[path] = _IMPORT.sub("", text)
+    parts[path] = _COMMENT.sub("", _IMPORT.sub("", text)).strip("\n")
 
 
 def _read(path: Path) -> str:

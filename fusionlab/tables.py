@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fusionlab.kl import Array, Step, cumulants, cumulants_on_grid, prepare_step
 from fusionlab.solvers import posterior
-from fusionlab.trace_fields import REST_WEIGHTS, even_grid
+from fusionlab.trace_fields import GRID_ARRAYS, REST_WEIGHTS, TABLE_ARRAYS, even_grid
 
 CANDIDATES = 32  # tokens kept of each step
 ATOMS = 512  # tokens that stand for the vocabulary where experts mix: the likeliest half, and a sample of the rest
@@ -61,20 +61,13 @@ def tabulate_step(
     return columns | {name: np.stack([row[name] for row in kept]) for name in kept[0]}
 
 
-def empty_tables(rows: int, grid: Array) -> dict[str, NDArray]:
+def empty_tables(rows: int, grid: Array, experts: int = 0) -> dict[str, NDArray]:
     """The columns of `tabulate_step` where no expert was run."""
-    size = len(grid)
-    grids = {f"grid_{name}": np.zeros((rows, 0, size)) for name in ("kl_forward", "kl_reverse", "variance")}
-    evens = {f"even_{name}": np.zeros((rows, size)) for name in ("kl_forward", "kl_reverse", "variance")}
-    return grids | evens | {
-        "mean_deltas": np.zeros((rows, 0)),
-        "candidate_ids": np.full((rows, CANDIDATES), -1),
-        "candidate_logprobs": np.full((rows, CANDIDATES), -np.inf),
-        "candidate_deltas": np.zeros((rows, 0, CANDIDATES)),
-        "rest_peaks": np.zeros((rows, 0, len(REST_WEIGHTS))),
-        "atom_logprobs": np.full((rows, ATOMS), -np.inf),
-        "atom_deltas": np.zeros((rows, 0, ATOMS)),
-    }  # fmt: skip
+    sizes = {"N": rows, "E": experts, "G": len(grid), "H": len(even_grid(grid, experts))}
+    sizes |= {"C": CANDIDATES, "S": len(REST_WEIGHTS), "M": ATOMS}
+    wanted = {name: spec for name, spec in (GRID_ARRAYS | TABLE_ARRAYS).items() if name != "grid"}
+    absent = {"candidate_ids": -1, "candidate_logprobs": -np.inf, "atom_logprobs": -np.inf}
+    return {name: np.full([sizes[d] for d in dims], absent.get(name, 0), dtype) for name, (dims, dtype) in wanted.items()}
 
 
 def _divergences(step: Step, grid: Array) -> tuple[Array, Array, Array]:

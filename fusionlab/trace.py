@@ -300,16 +300,16 @@ class Trace:
         return traces_to_html([self], path)
 
     def show(self) -> None:
-        """Show the page in a notebook, in a sandboxed frame; elsewhere print the trace as text."""
+        """Show the views in a notebook; elsewhere print the trace as text."""
         from fusionlab.trace_html import show_trace
 
         show_trace(self)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        from fusionlab.trace_html import trace_to_frame_html
+        from fusionlab.trace_html import traces_to_output
         from fusionlab.trace_text import trace_to_text
 
-        return {"text/plain": trace_to_text(self), "text/html": trace_to_frame_html(self)}
+        return {"text/plain": trace_to_text(self), "text/html": traces_to_output([self])}
 
 
 def save_traces(traces: Iterable[Trace], path: str | PathLike[str]) -> None:

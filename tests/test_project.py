@@ -30,7 +30,17 @@ LAYERS = [
     {"errors"},
     {"allocator", "constraint", "kl", "nf4", "prompts", "sampling", "vocab"},
     {"joint", "predictor", "search", "solvers"},
-    {"page_script", "trace", "trace_fields", "trace_file", "trace_html", "trace_payload", "trace_text", "tasks"},
+    {
+        "page_script",
+        "trace",
+        "trace_fields",
+        "trace_file",
+        "trace_html",
+        "trace_payload",
+        "trace_static",
+        "trace_text",
+        "tasks",
+    },
     {"tables"},
     {"adapters", "cached", "embedded", "hub", "key_values", "models", "remote"},
     {"decode", "decode_batch", "record", "speculate"},
@@ -61,7 +71,6 @@ NEVER_IMPORTED = {
     "accelerate": "transformers' device_map",
     "gguf": "transformers' gguf_file",
     "rich": "typer's coloured help and errors",
-    "anywidget": "the token strip of the explorer",
     "ipykernel": "the kernel that papermill and JupyterLab start",
     "ipywidgets": "live plotly figures",
     "jupyterlab": "make lab",
@@ -71,7 +80,10 @@ NEVER_IMPORTED = {
 }
 
 # Imported, but part of something that is declared.
-COMES_WITH = {"triton": "torch's CUDA build; nothing asks for it elsewhere"}
+COMES_WITH = {
+    "traitlets": "what anywidget's synchronised values are made of",
+    "triton": "torch's CUDA build; nothing asks for it elsewhere",
+}
 
 
 # -- packaging -----------------------------------------------------------------------------------

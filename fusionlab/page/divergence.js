@@ -7,23 +7,29 @@
 
 /** h of one direction of one token, as a quintic between each two weights of the grid. */
 export class Axis {
+  /** h, slope, bend: h, h', h'' at each weight of the grid, which ascends from 0; mass: sum(P). */
+  constructor(grid, h, slope, bend, mass) {
+    this.grid = grid;
+    this.mass = mass;
+    this.start = h[0];
+    this.coefficients = new Float64Array(6 * Math.max(0, grid.length - 1));
+    for (let i = 0; i + 1 < grid.length; i++) this.fit(i, h, slope, bend);
+    this.h = this.slope = 0;
+  }
+
   /**
-   * @param {number[]} grid  ascending, from 0
-   * @param {Float32Array} forward  KL(P~||P) at each weight, nats
+   * From the tables of a trace, nats.
+   * @param {number[]} grid
+   * @param {Float32Array} forward  KL(P~||P) at each weight
    * @param {Float32Array} reverse  KL(P||P~)
    * @param {Float32Array|null} variance  A''; null: estimated from h and h'
    */
-  constructor(grid, forward, reverse, variance) {
-    this.grid = grid;
-    this.start = -forward[0];
-    this.mass = Math.exp(this.start);
-    const count = grid.length;
-    const h = Float64Array.from(reverse, (g) => g / this.mass);
+  static ofTables(grid, forward, reverse, variance) {
+    const mass = Math.exp(-forward[0]);
+    const h = Float64Array.from(reverse, (g) => g / mass);
+    h[0] = -forward[0];
     const slope = Float64Array.from(grid, (a, i) => (i === 0 ? 0 : (forward[i] + h[i]) / a));
-    const bend = variance ?? bends(grid, h, slope);
-    this.coefficients = new Float64Array(6 * Math.max(0, count - 1));
-    for (let i = 0; i + 1 < count; i++) this.fit(i, h, slope, bend);
-    this.h = this.slope = this.bend = 0;
+    return new Axis(grid, h, slope, variance ?? bends(grid, h, slope), mass);
   }
 
   /** Coefficients in t = (a - left) / width of the cell between two weights. */
@@ -38,6 +44,16 @@ export class Axis {
       [y0, s0, b0 / 2, 10 * rise - 4 * turn + twist / 2, -15 * rise + 7 * turn - twist, 6 * rise - 3 * turn + twist / 2],
       6 * cell,
     );
+  }
+
+  /** [h, h', h''] at a weight of the grid. */
+  atNode(i) {
+    const cell = Math.min(i, this.grid.length - 2);
+    const width = this.grid[cell + 1] - this.grid[cell];
+    const c = this.coefficients.subarray(6 * cell, 6 * cell + 6);
+    if (cell === i) return [c[0], c[1] / width, (2 * c[2]) / width ** 2];
+    return [c[0] + c[1] + c[2] + c[3] + c[4] + c[5], (c[1] + 2 * c[2] + 3 * c[3] + 4 * c[4] + 5 * c[5]) / width,
+      (2 * c[2] + 6 * c[3] + 12 * c[4] + 20 * c[5]) / width ** 2];
   }
 
   cellOf(weight) {
@@ -93,10 +109,11 @@ function bends(grid, h, slope) {
 
 /** Sums over tokens that stand for the vocabulary: A and the means of all d_t under the fused distribution. */
 export class Atoms {
-  /** @param {Float32Array} logprobs  (M,) @param {Float32Array[]} deltas  E of (M,) */
+  /** @param {ArrayLike<number>} logprobs  (M,) @param {ArrayLike<number>[]} deltas  E of (M,) */
   constructor(logprobs, deltas) {
     this.logprobs = logprobs;
     this.deltas = deltas;
+    this.scores = new Float64Array(logprobs.length);
     this.means = new Float64Array(deltas.length);
     this.total = 0;
     this.moveTo(deltas.map(() => 0));
@@ -106,23 +123,23 @@ export class Atoms {
 
   /** Sets total = A and means = E_P~[d] at weights (E,). */
   moveTo(weights) {
-    const { logprobs, deltas, means } = this;
-    const scores = new Float64Array(logprobs.length);
+    const { logprobs, deltas, means, scores } = this;
+    scores.set(logprobs);
     let greatest = -Infinity;
-    for (let j = 0; j < scores.length; j++) {
-      let score = logprobs[j];
-      for (let e = 0; e < deltas.length; e++) if (weights[e] !== 0) score += weights[e] * deltas[e][j];
-      scores[j] = score;
-      if (score > greatest) greatest = score;
+    for (let e = 0; e < deltas.length; e++) {
+      const [weight, delta] = [weights[e], deltas[e]];
+      if (weight !== 0) for (let j = 0; j < scores.length; j++) scores[j] += weight * delta[j];
     }
+    for (let j = 0; j < scores.length; j++) if (scores[j] > greatest) greatest = scores[j];
     let sum = 0;
-    means.fill(0);
-    for (let j = 0; j < scores.length; j++) {
-      const share = Math.exp(scores[j] - greatest);
-      sum += share;
-      for (let e = 0; e < deltas.length; e++) means[e] += share * deltas[e][j];
+    for (let j = 0; j < scores.length; j++) sum += scores[j] = Math.exp(scores[j] - greatest);
+    for (let e = 0; e < deltas.length; e++) {
+      const delta = deltas[e];
+      let mean = 0;
+      for (let j = 0; j < scores.length; j++) mean += scores[j] * delta[j];
+      means[e] = mean / sum;
     }
-    for (let e = 0; e < deltas.length; e++) means[e] /= sum;
+    this.sum = sum;
     this.total = greatest + Math.log(sum);
     return this;
   }
@@ -137,5 +154,23 @@ export class Atoms {
       atStart += weights[e] * this.startMeans[e];
     }
     return [along - this.total + this.start, this.total - this.start - atStart];
+  }
+
+  /** What the whole vocabulary has beyond these tokens along one expert's axis. */
+  missing(axis, expert) {
+    const { grid } = axis;
+    const [h, slope, bend] = [new Float64Array(grid.length), new Float64Array(grid.length), new Float64Array(grid.length)];
+    const delta = this.deltas[expert];
+    grid.forEach((weight, i) => {
+      this.moveTo(this.deltas.map((_, e) => (e === expert ? weight : 0)));
+      const mean = this.means[expert];
+      let second = 0;
+      for (let j = 0; j < delta.length; j++) second += this.scores[j] * (delta[j] - mean) ** 2;
+      const [wholeH, wholeSlope, wholeBend] = axis.atNode(i);
+      h[i] = wholeH - axis.start - (this.total - this.start - weight * this.startMeans[expert]);
+      slope[i] = wholeSlope - (mean - this.startMeans[expert]);
+      bend[i] = wholeBend - second / this.sum;
+    });
+    return new Axis(grid, h, slope, bend, axis.mass);
   }
 }

@@ -72,13 +72,13 @@ class Token {
     this.trace = trace;
     this.index = i;
     const experts = trace.experts.length;
-    this.axes = trace.experts.map((_, e) => new Axis(
+    this.axes = trace.experts.map((_, e) => Axis.ofTables(
       trace.grid, rowOf(columns.grid_kl_forward, i, e), rowOf(columns.grid_kl_reverse, i, e),
       trace.tables ? rowOf(columns.grid_variance, i, e) : null,
     ));
     const hasEven = trace.tables && experts > 1;
     this.even = hasEven
-      ? new Axis(trace.evenGrid, rowOf(columns.even_kl_forward, i), rowOf(columns.even_kl_reverse, i),
+      ? Axis.ofTables(trace.evenGrid, rowOf(columns.even_kl_forward, i), rowOf(columns.even_kl_reverse, i),
         rowOf(columns.even_variance, i))
       : experts === 1 ? this.axes[0] : null;
     this.targetForward = rowOf(columns.target_forward, i);
@@ -177,30 +177,27 @@ class Token {
       axis.moveTo(weight);
       return [weight * axis.slope - axis.h, axis.h];
     }
-    const atoms = this.atoms();
+    const sample = this.sampleOfVocabulary();
     const weights = Array.from(alpha, (weight) => scale * weight);
-    let [forward, h] = atoms ? atoms.divergences(weights) : [0, 0];
-    const { start } = this.axes[0];
+    let [forward, h] = sample.atoms ? sample.atoms.divergences(weights) : [0, 0];
     weights.forEach((weight, e) => {
       if (weight <= NEGLIGIBLE * scale * greatest) return;
-      const axis = this.axes[e].moveTo(weight);
-      const [seenForward, seenH] = atoms ? atoms.divergences(weights.map((w, other) => (other === e ? w : 0))) : [0, 0];
-      forward += weight * axis.slope - axis.h + start - seenForward;
-      h += axis.h - start - seenH;
+      const axis = sample.missing[e].moveTo(weight);
+      forward += weight * axis.slope - axis.h + axis.start;
+      h += axis.h - axis.start;
     });
+    const { start } = this.axes[0];
     return [forward - start, h + start];
   }
 
-  atoms() {
+  /** Atoms, and what the vocabulary has beyond them along each axis; without atoms all of it. */
+  sampleOfVocabulary() {
     if (this.sample === undefined) {
-      const { columns, atomRow, experts } = this.trace;
+      const { columns, atomRow, experts, tables } = this.trace;
       const row = atomRow.get(this.index);
-      if (row !== undefined) {
-        this.sample = new Atoms(rowOf(columns.atom_logprobs, row), experts.map((_, e) => rowOf(columns.atom_deltas, row, e)));
-      } else {
-        const { logprobs, deltas } = this.candidates;
-        this.sample = this.trace.tables ? new Atoms(logprobs, deltas) : null;
-      }
+      const atoms = !tables ? null : row === undefined ? new Atoms(this.candidates.logprobs, this.candidates.deltas)
+        : new Atoms(rowOf(columns.atom_logprobs, row), experts.map((_, e) => rowOf(columns.atom_deltas, row, e)));
+      this.sample = { atoms, missing: atoms ? this.axes.map((axis, e) => atoms.missing(axis, e)) : this.axes };
     }
     return this.sample;
   }
@@ -209,11 +206,22 @@ class Token {
   cutToBudget(alpha, budget) {
     if (!alpha.some((weight) => weight !== 0) || this.alongRay(alpha, 1)[0] <= budget) return 1;
     const aim = budget - Math.min(1e-5, 1e-3 * budget) / 2; // where solvers.py aims within its slack
+    // KL grows like the square of the factor where it is small, so its root is nearly straight: regula falsi (Illinois).
+    const excess = (factor) => Math.sqrt(Math.max(0, this.alongRay(alpha, factor)[0])) - Math.sqrt(aim);
     let [low, high] = [0, 1];
-    for (let round = 0; round < 44 && high - low > 1e-9; round++) {
-      const middle = (low + high) / 2;
-      if (this.alongRay(alpha, middle)[0] <= aim) low = middle;
-      else high = middle;
+    let [atLow, atHigh] = [-Math.sqrt(aim), excess(1)];
+    for (let round = 0; round < 60 && high - low > 1e-8; round++) {
+      const straight = low - (atLow * (high - low)) / (atHigh - atLow);
+      const middle = round % 8 === 7 ? (low + high) / 2 : straight;
+      const found = excess(middle);
+      if (found <= 0) {
+        if (found > -1e-10) return middle;
+        [low, atLow] = [middle, found];
+        if (round % 8 !== 7) atHigh /= 2;
+      } else {
+        [high, atHigh] = [middle, found];
+        if (round % 8 !== 7) atLow /= 2;
+      }
     }
     return low;
   }
