@@ -478,7 +478,7 @@ def test_exports_are_files_that_open_again(panel: Panel, kind: str, tmp_path: Pa
     if kind == "parquet":
         assert Trace.load(tmp_path / "file") == trace
     else:
-        assert buffers[0].decode() == trace.to_html()
+        assert "large model alone" in buffers[0].decode() and trace.prompt in buffers[0].decode()
     panel.explorer.save(tmp_path / f"again.{kind}")
     assert (tmp_path / f"again.{kind}").stat().st_size == len(buffers[0])
 
@@ -581,7 +581,7 @@ def test_the_fallback_page_shows_the_latest_trace(panel: Panel) -> None:
     panel.run()
     data, _ = panel.explorer._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data
-    assert "srcdoc" in data["text/html"] and "Saved view of run 1" in data["text/html"]
+    assert "data-fusion-payload" in data["text/html"] and "Saved view of run 1" in data["text/html"]
 
 
 # -- the worker ----------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ WIDGETS_MAY_IMPORT = {
     "trace",
     "trace_html",
     "trace_payload",
+    "trace_text",
 }
 MAY_IMPORT_WIDGETS = {"experiments", "cli"}  # they draw figures; what lies lower must work without plotly
 

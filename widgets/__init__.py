@@ -1,6 +1,6 @@
 """Figures and live views of traces; drawn from saved traces alone, without any model.
 
->>> from fusionlab_widgets import Explorer                                # doctest: +SKIP
+>>> from fusionlab_widgets import Explorer, TraceView                     # doctest: +SKIP
 >>> from fusionlab_widgets.figures import weight_heatmap                  # doctest: +SKIP
 """
 
@@ -14,10 +14,12 @@ if __name__ != "fusionlab_widgets":  # found as a folder of the current director
 
 if TYPE_CHECKING:
     from .explorer import Explorer
+    from .trace_view import TraceView
 
-__all__ = ["Explorer"]
+__all__ = ["Explorer", "TraceView"]
 
-_HOMES = {"Explorer": ".explorer"}  # public name -> the module that defines it; anywidget is imported with it
+# public name -> the module that defines it, and that imports anywidget
+_HOMES = {"Explorer": ".explorer", "TraceView": ".trace_view"}
 
 
 def __getattr__(name: str) -> Any:

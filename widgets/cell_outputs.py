@@ -71,7 +71,7 @@ class SavedView:
         if run is None:
             return f"<p>{html.escape(_NOTHING)}</p>"
         about = html.escape(_ABOUT.format(run=f"run {run.number}"))
-        return f"<p>{about}</p>{traces_to_output([run.trace])}"
+        return f"<p>{about}</p>{traces_to_output([run.trace], others=[run.others])}"
 
     def _bundle(self, run: Run | None) -> dict[str, str]:
         # The script looks for this class beside its own output.

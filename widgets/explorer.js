@@ -77,8 +77,8 @@ class ExplorerPage {
   }
 
   settings() {
-    const constraint = { ...(this.handle?.views.constraint ?? this.model.get("settings").constraint) };
-    const { method = this.model.get("settings").method } = constraint;
+    const asked = this.model.get("settings");
+    const { method, ...constraint } = this.handle?.views.constraint ?? { ...asked.constraint, method: asked.method };
     return { ...this.write.settings(), method, constraint };
   }
 
@@ -119,7 +119,9 @@ class ExplorerPage {
     this.handle = mountTrace(this.views, payload, {
       live: true, prompt: false, controlsPlace: this.controls, methods: this.model.get("methods"),
     });
-    this.handle.onConstraint((preview, released) => released && this.release(preview.constraint));
+    this.handle.onConstraint((preview, released) => {
+      if (released && !isSame(preview.constraint, this.handle.views.base)) this.release(preview.constraint);
+    });
     this.handle.onWhatIf((whatIf) => this.ask("what_if", { run: this.run, what_if: whatIf }));
     this.showPasses();
   }
@@ -192,6 +194,11 @@ class ExplorerPage {
     this.unmount();
     this.node.remove();
   }
+}
+
+function isSame(one, other) {
+  const plain = ({ force, ...fields }) => JSON.stringify([Object.entries(fields).sort(), force ?? null]);
+  return plain(one) === plain(other);
 }
 
 function render({ model, el: place }) {

@@ -20,6 +20,7 @@ from fusionlab.constraint import KLConstraint
 from fusionlab.errors import FusionError
 from fusionlab.page_script import bundle
 from fusionlab.trace import Trace
+from fusionlab.trace_html import traces_to_html
 from fusionlab.trace_payload import alternative_payload, trace_payload
 
 from .cell_outputs import SavedView, close_earlier_ones
@@ -131,6 +132,7 @@ class Explorer(anywidget.AnyWidget):
         """
         if prompt is not None:
             changes["prompt"] = prompt
+        self._own_method = self._own_method or "method" in changes
         settings = self.change(changes)
         self.last_error = None
         self.submit(lambda request: self.writer.run(request, settings))
@@ -158,11 +160,11 @@ class Explorer(anywidget.AnyWidget):
 
     def save(self, path: str | os.PathLike[str], run: int | None = None) -> None:
         """Write the trace that is shown, or a run's: `.html` gives a page, any other name Parquet. Raises `OutputError`."""
-        trace = self.run_of(run).trace
+        found = self.run_of(run)
         if Path(path).suffix.lower() in (".html", ".htm"):
-            trace.to_html(path)
+            traces_to_html([found.trace], path, others=[found.others])
         else:
-            trace.save(path)
+            found.trace.save(path)
 
     def close(self) -> None:
         """Stop, and free caches, history and the widget. The team stays with whoever holds it."""
@@ -241,9 +243,8 @@ class Explorer(anywidget.AnyWidget):
     def change(self, changes: Mapping[str, Any]) -> Settings:
         """What the controls say from now on. Raises `FusionError` for a wrong value."""
         settings = self._asked.updated(changes)
-        if "method" in changes:
-            self._own_method = self._own_method or settings.method != self._asked.method
-        elif not self._own_method:
+        self._own_method = self._own_method or settings.method != self._asked.method
+        if not self._own_method:
             settings = settings.updated({"method": default_method(settings.experts)})
         self._asked = settings
         self.settings = settings.to_dict()
