@@ -133,7 +133,8 @@ class Dispatcher:
 
     def known_workers(self) -> dict[str, Any]:
         """Address -> description of every worker that the scheduler knows now."""
-        answer = self.client.sync(self.client.scheduler.identity, n_workers=-1)
+        scheduler: Any = self.client.scheduler
+        answer = self.client.sync(scheduler.identity, n_workers=-1)
         return dict(answer["workers"])
 
     def look_for_lost(self, known: Container[str], waiting: Queue) -> None:
