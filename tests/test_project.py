@@ -50,7 +50,17 @@ LAYERS = [
     {"bench", "experiments"},
     {"cli", "doctor"},
 ]
-WIDGETS_MAY_IMPORT = {"errors", "kl", "page_script", "solvers", "team", "trace", "trace_html", "trace_payload"}
+WIDGETS_MAY_IMPORT = {
+    "errors",
+    "kl",
+    "page_script",
+    "solvers",
+    "team",
+    "trace",
+    "trace_html",
+    "trace_payload",
+    "trace_text",
+}
 MAY_IMPORT_WIDGETS = {"experiments", "cli"}  # they draw figures; what lies lower must work without plotly
 
 # Packages that fusionlab needs but never imports by name, and why.
