@@ -106,7 +106,7 @@ def test_tokens_reach_the_views_while_they_are_written(panel: Panel, monkeypatch
 
 
 def test_tokens_are_sent_in_batches(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message a period is enough for eyes, whatever the models manage; the period is long here, as no clock is trusted."""
+    """A message a period is enough for eyes, whatever the models manage; here a long one."""
     monkeypatch.setattr("fusionlab_widgets.writing._SECONDS_BETWEEN_UPDATES", 1000.0)
     panel.run()
     assert len(panel.messages("started")) + len(panel.messages("more")) < len(panel.explorer.trace)
