@@ -57,7 +57,9 @@ def test_a_failing_run_is_kept_and_listed_and_the_rest_goes_on(tmp_path: Path) -
     again = do(file, store)
     assert (again.ok, again.already, len(again.failed)) == (0, 3, 1) and len(log_lines(log)) == 4
     file = write_sweep(tmp_path, grid={"x": [0, 1, 2, 3]}, runs=[{"fail": True, "x": 7}], parameters={"log": str(log)})
-    grown = do(file, store, retry_failed=True)
+    grown = do(file, store, retry_failed=True, fresh=True)
+    kernels = read_runs(store).to_frame().set_index("x")["kernel"]
+    assert kernels.loc[[0, 1, 2]].nunique() == 1 and kernels.loc[[3, 7]].nunique() == 2, "--fresh: a kernel per run"
     assert (grown.ok, grown.already, len(grown.failed)) == (1, 3, 1)
     assert sorted(log_lines(log)) == ["0.0 0", "1.0 0", "2.0 0", "3.0 0", "7.0 0", "7.0 0"]
     assert len(store.failed()) == 1 and len(store.names("failed")) == 1, "the newer failure replaces the older"
@@ -143,25 +145,24 @@ def test_two_sweeps_in_one_folder_share_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(number: int, tmp_path: Path) -> None:
-    """And so does the SIGTERM that batch systems send first: no process is left, no run is marked as failed."""
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """No process is left and no run is marked as failed: first by the SIGTERM of a batch system, then by Ctrl-C."""
     file = write_sweep(tmp_path, grid={"x": list(range(8))}, parameters={"sleep": 0.7, "log": str(tmp_path / "log")})
     command = ("sweep", str(file), "--out", "out", "--workers", "1", "--no-report")
-    process = start_fusionlab(*command, cwd=tmp_path)
-    wait_until(lambda: len(Store(tmp_path / "out").finished()) >= 2)
-    members = tree_of(process.pid)
-    os.killpg(process.pid, number) if number == signal.SIGINT else os.kill(process.pid, number)  # a terminal tells all
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in output and "Traceback" not in output
-    _, alive = psutil.wait_procs(members, timeout=10)
-    assert not alive
     store = Store(tmp_path / "out")
+    for number, least in ((signal.SIGTERM, 1), (signal.SIGINT, 3)):
+        process = start_fusionlab(*command, cwd=tmp_path)
+        wait_until(lambda least=least: len(store.finished()) >= least)  # type: ignore[misc]
+        members = tree_of(process.pid)
+        os.killpg(process.pid, number) if number == signal.SIGINT else os.kill(process.pid, number)  # a terminal tells all
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 130 and "the same command goes on" in output and "Traceback" not in output
+        _, alive = psutil.wait_procs(members, timeout=10)
+        assert not alive
+        assert not store.failed() and not store.names("claims") and not store.names("partial")
     kept = store.finished()
-    assert 2 <= len(kept) < 8 and not store.failed() and not store.names("claims") and not store.names("partial")
-    done = start_fusionlab(
-        "sweep", str(file), "--out", "out", "--workers", "1", "--limit", "1", "--no-report", cwd=tmp_path
-    )
+    assert 3 <= len(kept) < 8
+    done = start_fusionlab(*command, "--limit", "1", cwd=tmp_path)
     output, _ = done.communicate(timeout=60)
     assert done.returncode == 0 and f"1 done, {len(kept)} were done before, 0 failed, {7 - len(kept)} left" in output
 
@@ -239,6 +240,9 @@ def test_an_existing_scheduler_is_used_and_what_it_lacks_is_said(tmp_path: Path)
         process = start_fusionlab(*command, cwd=tmp_path)
         output, _ = process.communicate(timeout=90)
         assert process.returncode == 0 and "2 done" in output, output
+        strangers = plan_sweep(write_sweep(tmp_path, "code.yaml", grid={"x": [7]}, code="another version"))[1]
+        with pytest.raises(SchedulerError, match=r"has fusionlab 0.1.0\+.*planned with another version"):
+            run_sweep(strangers, Store(tmp_path / "out"), SweepOptions(scheduler=address), notebook=file)
         other = plan_sweep(write_sweep(tmp_path, "other.yaml", grid={"x": [5]}, resources={"GPU": 2}))[1]
         with pytest.raises(SchedulerError, match="no worker offers GPU=2"):
             run_sweep(other, Store(tmp_path / "out"), SweepOptions(scheduler=address), notebook=file, patience=2)

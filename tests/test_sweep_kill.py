@@ -40,7 +40,7 @@ def kill_until_done(folder: Path, seed: int) -> tuple[int, list[int]]:
     progress = []
     for _ in range(KILLS):
         started = start_fusionlab(*command, cwd=folder)
-        time.sleep(rng.uniform(0.2, 5.0))
+        time.sleep(rng.uniform(0.2, 4.0))
         kill_tree(started)
         done_before = {tuple(line.split()) for line in log.read_text().splitlines()} if log.exists() else set()
         now = attempts(out)
