@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fusionlab.experiments.demo import write_page
+from fusionlab.experiments.pages import write_page
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 TUTORIALS = sorted(path.stem for path in NOTEBOOKS.glob("0[1-9]_*.ipynb"))

