@@ -91,9 +91,7 @@ class WarmKernel:
     def __init__(self) -> None:
         from jupyter_client.manager import start_new_kernel
 
-        self.manager, self.client = start_new_kernel(
-            cwd=str(NOTEBOOKS), env=None, extra_arguments=["--IPKernelApp.log_level=40"]
-        )
+        self.manager, self.client = start_new_kernel(cwd=str(NOTEBOOKS))
 
     def execute(self, name: str, parameters: dict[str, Any], executed: Path) -> None:
         """Run a notebook with papermill's parameters and save it, widget states included."""
