@@ -67,16 +67,43 @@ class TraceRecorder:
         if self.level == "full":
             columns |= self._tabulate(step)
         for name, values in columns.items():
-            self._room_for(name, values.shape[1:])[self.steps, list(live)] = values
+            self._room_for(name, values.shape[1:], 1)[self.steps, list(live)] = values
         self.steps += 1
         for prompt in live:
             self.lengths[prompt] = self.steps
 
-    def _room_for(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The array of a field, with room for one more step."""
+    def add_tokens(self, step: FusedStep, tokens: torch.Tensor, *, earlier: TraceRecorder | None = None) -> None:
+        """Record several tokens of the only prompt: the rows of `step` are its next tokens, in order.
+
+        earlier: a recorder of the same tokens under another constraint; its tables are copied where they are the same.
+        """
+        stop = self.steps + len(tokens)
+        columns = summarise_step(step, tokens, len(self.experts))
+        if self.level == "full":
+            same = earlier is not None and self._tabulates_like(earlier) and earlier.steps >= stop
+            columns |= earlier._tables(self.steps, stop) if same and earlier is not None else self._tabulate(step)
+        for name, values in columns.items():
+            self._room_for(name, values.shape[1:], len(tokens))[self.steps : stop, 0] = values
+        self.steps, self.lengths = stop, [stop]
+
+    def forget_after(self, steps: int) -> None:
+        """Go on after the first `steps` tokens of the only prompt, as if the others had not been recorded."""
+        self.steps, self.lengths = steps, [steps]
+
+    def _tabulates_like(self, other: TraceRecorder) -> bool:
+        mixes = [recorder.method in READS_EVIDENCE for recorder in (self, other)]
+        return other.level == "full" and np.array_equal(self.grid, other.grid) and mixes[0] == mixes[1]
+
+    def _tables(self, start: int, stop: int) -> dict[str, Any]:
+        tables = {*GRID_ARRAYS, *TABLE_ARRAYS} & self.columns.keys()
+        return {name: self.columns[name][start:stop, 0] for name in tables}
+
+    def _room_for(self, name: str, shape: tuple[int, ...], steps: int) -> np.ndarray:
+        """The array of a field, with room for more steps."""
         held = self.columns.get(name)
-        if held is None or len(held) <= self.steps:
-            more = np.zeros((_STEPS if held is None else len(held), len(self.prompts), *shape), _DTYPES[name])
+        if held is None or len(held) < self.steps + steps:
+            size = max(_STEPS, steps) if held is None else max(len(held), self.steps + steps - len(held))
+            more = np.zeros((size, len(self.prompts), *shape), _DTYPES[name])
             self.columns[name] = held = more if held is None else np.concatenate([held, more])
         return held
 

@@ -6,14 +6,15 @@ and runs the decode over batches of prompts (`generate`); `decode` holds the ste
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.errors import UnknownNameError
-from fusionlab.prompts import PieceReader, Prompt, check_prompts, encode_prompts
+from fusionlab.errors import ConstraintError, UnknownNameError
+from fusionlab.prompts import PieceReader, Prompt, check_continuations, check_prompts, encode_prompts
 from fusionlab.sampling import Sampling
 from fusionlab.solvers import SOLVERS, KLConstraint
 from fusionlab.vocab import check_special_tokens, id_to_token, shared_width
@@ -21,6 +22,7 @@ from fusionlab.vocab import check_special_tokens, id_to_token, shared_width
 if TYPE_CHECKING:
     from fusionlab.adapters import Adapter, SharedBackbone
     from fusionlab.decode_batch import Token
+    from fusionlab.likelihood import Likelihood
     from fusionlab.models import LoadedModel
     from fusionlab.trace import Trace
 
@@ -129,9 +131,10 @@ class Team:
 
         model = self.model_of(name)
         if id(model) not in self._plain_heads:
-            if self.backbone is not None and model is self.backbone.model:
-                self.backbone.select(())  # the probe has one row, and it is the small model's
-            self._plain_heads[id(model)] = has_plain_head(model)
+            with contextlib.nullcontext() if self.backbone is None else self.backbone.lock:
+                if self.backbone is not None and model is self.backbone.model:
+                    self.backbone.select(())  # the probe has one row, and it is the small model's
+                self._plain_heads[id(model)] = has_plain_head(model)
         return self._plain_heads[id(model)]
 
     def eos_ids(self, experts: Sequence[str] = ()) -> set[int]:
@@ -172,6 +175,7 @@ class Team:
         on_token: Callable[[Token], bool | None] | None = None,
         trace: str | None = "light",
         batch_size: int = 16,
+        choices: Mapping[int, int] | None = None,
     ) -> GenerationResult:
         """Write an answer to every prompt.
 
@@ -181,6 +185,7 @@ class Team:
         on_token: called with every `Token`; returning False ends the generation after it.
         trace: "full" keeps the table of both KLs over the weight grid, "light" does not, None keeps no trace.
         batch_size: prompts that are decoded together. Row i draws under seed + i.
+        choices: what-if tokens; {3: 42} writes id 42 as the fourth token of every answer, whatever was fused there.
         Raises `PromptError`, `UnknownNameError`, `ConstraintError`, `DistributionError`.
         """
         from fusionlab.decode_batch import DecodeSettings, decode_batch  # torch-heavy
@@ -191,7 +196,7 @@ class Team:
         settings = DecodeSettings(
             method=method, constraint=constraint or KLConstraint(), experts=names,
             max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, stop=tuple(stop),
-            sampling=sampling or Sampling(), trace=trace,
+            sampling=sampling or Sampling(), trace=trace, choices=check_choices(choices, self.width),
         )  # fmt: skip
         started = time.perf_counter()
         texts: list[str] = []
@@ -206,6 +211,39 @@ class Team:
             if part.stopped:
                 break
         return GenerationResult(texts, token_ids, traces, time.perf_counter() - started)
+
+    def score(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        continuations: Sequence[Sequence[str]],
+        *,
+        method: str = "exact",
+        constraint: KLConstraint | None = None,
+        experts: Sequence[str] | None = None,
+        batch_size: int = 16,
+    ) -> list[list[Likelihood]]:
+        """How probable each of some given continuations of every prompt is, in nats: multiple choice without writing.
+
+        >>> options = [" Oslo", " Bergen"]                                                     # doctest: +SKIP
+        >>> found = team.score([question], [options], experts=["trivia"])[0]                   # doctest: +SKIP
+        >>> [round(option.nats, 1) for option in found]                                        # doctest: +SKIP
+        [-0.9, -5.9]
+
+        continuations: one list of texts a prompt, each with its leading space. method, constraint, experts: as in
+        `generate`. batch_size: continuations that are read together, all those of a prompt at least.
+        Raises `PromptError`, `UnknownNameError`, `ConstraintError`, `DistributionError`.
+        """
+        from fusionlab.likelihood import batch_prompts, score_batch  # torch-heavy
+
+        batch = check_prompts(prompts)
+        texts = check_continuations(batch, continuations)
+        names = self.choose_experts(experts)
+        check_method(method)
+        found: list[list[Likelihood]] = []
+        for part in batch_prompts([len(some) for some in texts], batch_size):
+            found += score_batch(self, batch[part], texts[part], method=method,
+                                 constraint=constraint or KLConstraint(), experts=names)  # fmt: skip
+        return found
 
     def choose_experts(self, experts: Sequence[str] | None) -> tuple[str, ...]:
         """The named experts, or all. Raises `UnknownNameError` with the nearest known name."""
@@ -246,3 +284,15 @@ def check_method(method: str) -> None:
     """Raise `UnknownNameError` with the known methods."""
     if method not in SOLVERS:
         raise UnknownNameError(f"unknown method {method!r}", remedy=f"known: {', '.join(SOLVERS)}")
+
+
+def check_choices(choices: Mapping[int, int] | None, width: int) -> dict[int, int]:
+    """What-if tokens as a dict; `ConstraintError` for a place before the answer or an id beyond the vocabulary."""
+    for step, token in (choices or {}).items():
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (step, token))
+        if not whole or step < 0 or not 0 <= token < width:
+            raise ConstraintError(
+                f"choices has {step!r}: {token!r}",
+                remedy=f"name a token of the answer, counted from 0, and an id from 0 to {width - 1}",
+            )
+    return dict(choices or {})

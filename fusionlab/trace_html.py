@@ -12,8 +12,9 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import Any
 
 from fusionlab.page_script import bundle, page_folder
 from fusionlab.trace import Trace
@@ -21,14 +22,23 @@ from fusionlab.trace_payload import trace_payload
 from fusionlab.trace_static import static_html
 from fusionlab.trace_text import trace_to_text, visible
 
+Others = Sequence[Mapping[str, Any]]  # {"name", "token_ids", "pieces"} each
+
 _LABEL_CHARS = 90  # of a prompt, in the list of a page with several
 
 
-def traces_to_html(traces: Sequence[Trace], path: str | PathLike[str] | None = None, *, title: str | None = None) -> str:
+def traces_to_html(
+    traces: Sequence[Trace],
+    path: str | PathLike[str] | None = None,
+    *,
+    title: str | None = None,
+    others: Sequence[Others] = (),
+) -> str:
     """The page as text; also written to `path` if given, atomically.
 
     >>> page = traces_to_html(result.traces, "runs/demo/traces.html", title="Two tasks")   # doctest: +SKIP
 
+    others: for each trace, the same prompt answered by others (`trace_payload`'s alternatives), or nothing.
     Raises `OutputError` where `path` cannot be written.
     """
     script, style = bundle("page.js"), _page_file("page.css") + _page_file("static.css")
@@ -39,22 +49,22 @@ def traces_to_html(traces: Sequence[Trace], path: str | PathLike[str] | None = N
         "SCRIPT": script,
         "NAVIGATION": _navigation(traces),
         "STATIC": static_html(traces),
-        "DATA": json_for_script({"payloads": [trace_payload(trace) for trace in traces]}),
+        "DATA": _payloads(traces, others),
     }
     page = re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], _page_file("trace.html"))
     if path is not None:
-        from fusionlab.trace_file import write_atomically
+        from fusionlab.atomic_file import write_atomically
 
-        write_atomically(path, lambda draft: draft.write_text(page, encoding="utf-8"))
+        write_atomically(path, page, make_folders=False)
     return page
 
 
-def traces_to_output(traces: Sequence[Trace]) -> str:
+def traces_to_output(traces: Sequence[Trace], *, others: Sequence[Others] = ()) -> str:
     """The views as a fragment for a notebook's output: alive in JupyterLab and in nbconvert's pages, without a kernel.
 
     Where a viewer drops scripts (an untrusted notebook, a code host), the text and table of the trace are left.
     """
-    data = json_for_script({"payloads": [trace_payload(trace) for trace in traces]})
+    data = _payloads(traces, others)
     name = hashlib.sha256(data.encode()).hexdigest()[:12]
     return (
         f"<style>{_page_file('static.css')}</style>"
@@ -82,6 +92,12 @@ def json_for_script(data: object) -> str:
     """
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _payloads(traces: Sequence[Trace], others: Sequence[Others]) -> str:
+    answers = [*others, *([()] * (len(traces) - len(others)))]
+    found = [trace_payload(trace, alternatives=given) for trace, given in zip(traces, answers, strict=True)]
+    return json_for_script({"payloads": found})
 
 
 def _navigation(traces: Sequence[Trace]) -> str:

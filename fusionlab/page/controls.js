@@ -14,6 +14,9 @@ import { mountViews } from "./views.js";
  * @property {boolean} [live]             as in mountViews; also: releasing a control asks for a new generation
  * @property {number} [forwardPasses]     forward passes since the last generation (default 0)
  * @property {boolean} [controls]         show the controls of the constraint (default true)
+ * @property {HTMLElement} [controlsPlace] where to put them; not given, above the views
+ * @property {string[]} [methods]         also offered beside those that the trace can be solved again with: a kernel can
+ * @property {boolean} [prompt]           show the prompt and how the trace was made (default true)
  *
  * @typedef {Handle & {
  *   onConstraint: (callback: (preview: Preview, released: boolean) => void) => void,
@@ -54,10 +57,11 @@ export function mountTrace(element, payload, options = {}) {
   const facts = el("dl", { class: "facts" });
   const place = el("div");
   const details = el("details", {}, el("summary", { text: "How this was made" }), facts);
-  const controls = new Controls();
+  const controls = new Controls(options.methods);
+  const apart = options.controlsPlace ? shadowHost(options.controlsPlace, controls.node) : null;
   const content = el("div", { class: "trace" },
     options.prompt === false ? null : el("section", { "aria-label": "Prompt" }, el("h3", { text: "Prompt" }), prompt),
-    options.controls === false ? null : controls.node, place, options.prompt === false ? null : details);
+    options.controls === false || apart ? null : controls.node, place, options.prompt === false ? null : details);
   const host = shadowHost(element, content);
   let views;
   try {
@@ -119,6 +123,7 @@ export function mountTrace(element, payload, options = {}) {
     destroy() {
       cancelAnimationFrame(frame);
       views.destroy();
+      apart?.leave();
       host.leave();
     },
   };
@@ -138,7 +143,8 @@ export function mountMessage(element, words, kind = "error") {
 }
 
 class Controls {
-  constructor() {
+  constructor(alsoOffered = []) {
+    this.alsoOffered = alsoOffered;
     this.onChange = () => {};
     this.inputs = {};
     this.values = {};
@@ -217,7 +223,7 @@ class Controls {
     this.note.hidden = !note;
     setAttribute(this.fields, "hidden", !methods.length);
     setAttribute(this.presets, "hidden", !methods.length);
-    const listed = methods.includes(base.method) ? methods : [base.method, ...methods];
+    const listed = [...new Set([...methods, base.method, ...this.alsoOffered])];
     this.method.replaceChildren(...listed.map((name) => el("option", { value: name, text: name })));
     this.inputs.alpha_max.max = trace.grid ? trace.grid[trace.grid.length - 1] : 2;
     const recorded = ["As recorded", "the constraint and method of this trace", base];
@@ -270,6 +276,9 @@ class Controls {
     else {
       words.push(el("strong", { text: `${changed.length} of ${trace.size} tokens would change` }),
         `, the first at token ${changed[0] + 1}; what follows it would be written anew.`);
+    }
+    if (constraint.method !== this.base.method && !trace.resolve.methods.includes(constraint.method)) {
+      words.push(` This page cannot solve by ${constraint.method}: it shows exact until the kernel has.`);
     }
     if (uncertain.length) words.push(` Of ${uncertain.length} it cannot be told.`);
     this.summary.replaceChildren(...words);
