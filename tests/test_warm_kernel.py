@@ -86,6 +86,17 @@ def test_no_name_leaks_from_one_run_into_the_next(kernel: WarmKernel, tmp_path: 
     assert all(fourth[name] != second[name] for name in drawn), "a seed of one run decides the next one's draws"
 
 
+def test_what_a_run_held_is_gone_when_the_next_one_begins(kernel: WarmKernel, tmp_path: Path) -> None:
+    """Gigabytes that wait for the collector, or hang on the frames of a failed cell, would add up over runs."""
+    hold = "import builtins, weakref\nclass Held:\n    pass\nheld = Held()\nheld.itself = held\n" \
+           "builtins.seen = weakref.ref(held)"  # fmt: skip
+    look = "import builtins\nfrom fusionlab.experiments import record\nrecord(there=builtins.seen() is not None)"
+    for n, last in enumerate(("done = 1", "raise ValueError(held)", "def inner(held):\n    1 / 0\ninner(held)")):
+        run_cells(kernel, tmp_path / f"held{n}", hold, last)
+        _, row = run_cells(kernel, tmp_path / f"look{n}", look)
+        assert row["there"] is False, last
+
+
 def test_what_a_run_prints_records_and_writes_is_kept(kernel: WarmKernel, tmp_path: Path) -> None:
     """The executed notebook, a page without anything remote, the log, the row."""
     failure, row = run_cells(kernel, tmp_path / "run", "print('said this')", RECORD,

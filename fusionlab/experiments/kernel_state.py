@@ -23,10 +23,10 @@ def prepare_kernel(shell: Any, environment: dict[str, str]) -> None:
     """
     if not _first:
         _first.update(environ=dict(os.environ), folder=os.getcwd(), path=list(sys.path))
+    forget_failure(shell)
     shell.reset(new_session=True)
-    for name in ("last_type", "last_value", "last_traceback", "last_exc"):  # they hold the frames of a failed cell
-        if hasattr(sys, name):
-            delattr(sys, name)
+    gc.collect()
+    gc.freeze()  # what is left stays: looking through torch's million objects again takes a second per run
     for name in set(os.environ) - set(_first["environ"]) - set(environment):
         del os.environ[name]
     os.environ.update(_first["environ"] | environment)
@@ -34,8 +34,20 @@ def prepare_kernel(shell: Any, environment: dict[str, str]) -> None:
     with suppress(OSError):  # the folder may have been removed meanwhile
         os.chdir(_first["folder"])
     reseed()
-    gc.collect()
     release_memory()
+
+
+def forget_failure(shell: Any) -> None:
+    """Let go of the last exception, whose frames hold all that a failed cell held."""
+    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+        if hasattr(sys, name):
+            delattr(sys, name)
+    shell.last_execution_result = None
+    shell._last_traceback = None
+    for view in (getattr(shell, name, None) for name in ("InteractiveTB", "SyntaxTB")):
+        for name in ("tb", "etype", "evalue", "value", "last_syntax_error"):
+            if view is not None and hasattr(view, name):
+                setattr(view, name, None)
 
 
 def reseed() -> None:

@@ -6,6 +6,7 @@ two of them rarely fit: `FUSIONLAB_WARM_TEAMS` says how many.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -48,8 +49,11 @@ def warm_team(name: str | None = None, **options: Any) -> Team:
         _kept[wanted] = _kept.pop(wanted)
         return _kept[wanted]
     most = max(1, int(os.environ.get(COUNT_VARIABLE, "1")))
-    while len(_kept) >= most:
-        del _kept[next(iter(_kept))]  # before loading: both at once may not fit
+    if len(_kept) >= most:
+        gc.unfreeze()  # a warm kernel keeps what is there between runs out of the collector's sight
+        while len(_kept) >= most:
+            del _kept[next(iter(_kept))]  # before loading: both at once may not fit
+        gc.collect()
     release_freed_memory()
     started = time.perf_counter()
     team = Team.from_pretrained(name, **options, **({} if say is None else {"say": say}))
