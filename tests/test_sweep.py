@@ -248,6 +248,25 @@ def test_an_existing_scheduler_is_used_and_what_it_lacks_is_said(tmp_path: Path)
             run_sweep(other, Store(tmp_path / "out"), SweepOptions(scheduler=address), notebook=file, patience=2)
 
 
+@pytest.mark.slow
+def test_two_sweeps_on_one_scheduler_stay_apart_and_its_loss_is_an_error(tmp_path: Path) -> None:
+    """Each has its kernel and its folder; when the scheduler ends, both say so and keep what finished."""
+    file = write_sweep(tmp_path, grid={"x": list(range(40))}, parameters={"sleep": 0.3})
+    with dask_cluster(tmp_path, workers=2) as address:
+        both = [start_fusionlab("sweep", str(file), "--out", name, "--scheduler", address, "--no-report", cwd=tmp_path)
+                for name in ("one", "two")]  # fmt: skip
+        stores = [Store(tmp_path / name) for name in ("one", "two")]
+        wait_until(lambda: all(len(store.finished()) >= 2 for store in stores))
+        for connection in psutil.net_connections():
+            if connection.status == psutil.CONN_LISTEN and f"{connection.laddr.ip}:{connection.laddr.port}" in address:
+                psutil.Process(connection.pid).kill()
+        for process, store in zip(both, stores, strict=True):
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 2 and "the scheduler is gone" in output and "Traceback" not in output, output
+            frame = read_runs(store).to_frame()
+            assert set(frame["status"]) == {"ok"} and frame["session"].nunique() == 1
+
+
 def test_an_unreachable_scheduler_is_an_error_after_the_stated_time(tmp_path: Path) -> None:
     """Dask by itself waits for half a minute and raises a chain of tracebacks."""
     file = write_sweep(tmp_path, grid={"x": [0]})

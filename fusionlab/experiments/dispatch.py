@@ -7,6 +7,7 @@ but as often as its scheduler is configured to, and not at all while no other wo
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections import Counter, defaultdict, deque
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 GATHER_EVERY = 100  # runs
 LOOK_SECONDS = 1.0  # between two looks at who is there
 NO_WORKER_SECONDS = 60.0
+SCHEDULER_SECONDS = 60.0  # for an answer of the scheduler
 RESULT_SECONDS = 60.0  # to fetch what a task that ended gave back
 
 
@@ -132,9 +134,13 @@ class Dispatcher:
                 self.look_at_claimed(waiting)
 
     def known_workers(self) -> dict[str, Any]:
-        """Address -> description of every worker that the scheduler knows now."""
+        """Address -> description of every worker that the scheduler knows now. Raises SchedulerError where it is gone."""
         scheduler: Any = self.client.scheduler
-        answer = self.client.sync(scheduler.identity, n_workers=-1)
+        try:
+            answer = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=SCHEDULER_SECONDS)
+        except (OSError, AttributeError, TimeoutError) as error:  # without a connection the client has no scheduler
+            message = f"the scheduler is gone ({type(error).__name__}: {error})"
+            raise SchedulerError(message, remedy="finished runs are kept; start it and give the command again") from error
         return dict(answer["workers"])
 
     def look_for_lost(self, known: Container[str], waiting: Queue) -> None:
@@ -157,8 +163,8 @@ class Dispatcher:
         """Give a run to a worker."""
         self.submissions[run.key] += 1
         task = f"fusionlab-{self.session}-{run.key}-{self.submissions[run.key]}"
-        future = self.client.submit(run_on_worker, run, self.tries[run.key], key=task, workers=[worker], pure=False,
-                                    resources=dict(run.resources) or None)  # fmt: skip
+        future = self.client.submit(run_on_worker, self.session, run, self.tries[run.key], key=task, workers=[worker],
+                                    pure=False, resources=dict(run.resources) or None)  # fmt: skip
         self.flying[task] = (future, run, worker)
         self.loaded[worker] = run.team
         future.add_done_callback(self.landed.put)
@@ -254,8 +260,9 @@ class Dispatcher:
         """End the runs in progress without keeping them."""
         futures = [future for future, _, _ in self.flying.values()]
         self.flying.clear()
-        self.client.cancel(futures)
-        self.client.run(stop_worker, on_error="ignore")
+        with contextlib.suppress(Exception):  # where the scheduler is gone, so is what it could stop
+            self.client.cancel(futures)
+            self.client.run(stop_worker, self.session, on_error="ignore")
 
 
 def offers(about: Mapping[str, Any], needed: Mapping[str, float]) -> bool:

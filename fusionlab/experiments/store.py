@@ -77,6 +77,10 @@ class Store:
         """Keys of the runs that succeeded."""
         return set(self.names("runs"))
 
+    def is_finished(self, key: str) -> bool:
+        """Whether a run has succeeded."""
+        return self.exists(f"runs/{key}/{ROW}")
+
     def failed(self) -> dict[str, str]:
         """Key -> name under failed/ of the latest failure of each run that did not succeed."""
         done = self.finished()

@@ -23,7 +23,7 @@ from fusionlab.experiments.pages import PLOTLY_FILE, write_plotly
 from fusionlab.experiments.results import gather, read_runs
 from fusionlab.experiments.run_key import Run
 from fusionlab.experiments.store import Store
-from fusionlab.experiments.worker import KernelPlugin, Outcome, WorkerSettings
+from fusionlab.experiments.worker import KernelPlugin, Outcome, WorkerSettings, plugin_name
 
 Say = Callable[[str], None]
 LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
@@ -150,7 +150,7 @@ def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = 
             raise
         finally:
             with contextlib.suppress(Exception):  # the scheduler may be gone; the results are not
-                client.unregister_worker_plugin(KernelPlugin.name)
+                client.unregister_worker_plugin(plugin_name(session))
             with contextlib.suppress(Exception):
                 store.remove(settings.token)
     gather(store)

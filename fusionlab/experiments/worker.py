@@ -7,7 +7,6 @@ becomes of the client. Where it does not, the run's files travel back as the tas
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import sys
@@ -28,6 +27,7 @@ from fusionlab.experiments.run_key import Run, code_version
 from fusionlab.experiments.store import Store
 
 MOST_TRIES = 2  # of a run whose worker or kernel died
+IDLE_SECONDS = 600.0  # until a kernel that nobody asks anything ends
 CLAIMED, ALREADY, STOPPED, UNWRITABLE, MISMATCH = "claimed", "already", "stopped", "unwritable", "mismatch"
 
 
@@ -67,12 +67,11 @@ class WorkerSettings:
 
 
 class KernelPlugin(WorkerPlugin):
-    """Gives a worker its kernel, and takes it away when the worker or the sweep ends."""
-
-    name = "fusionlab-kernel"
+    """Gives a worker a kernel for one sweep, and takes it away when worker or sweep ends, or when nothing came for long."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
+        self.name = plugin_name(settings.session)  # two sweeps on one cluster have a kernel each
 
     def setup(self, worker: Any) -> None:
         """Called on the worker when the plugin arrives there."""
@@ -82,7 +81,8 @@ class KernelPlugin(WorkerPlugin):
         self.scratch = Path(tempfile.mkdtemp(prefix="fusionlab-worker-"))
         self.thread = ThreadPoolExecutor(1, "fusionlab-kernel")  # a kernel's sockets belong to one thread
         self._code: str | None = None
-        self.last: tuple[tuple[str, str, int], Outcome] | None = None  # asked, answered
+        self.last: tuple[tuple[str, int], Outcome] | None = None  # asked, answered
+        self.idle: threading.Timer | None = None
         self.thread.submit(self.warm_up)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the client decides
@@ -92,9 +92,13 @@ class KernelPlugin(WorkerPlugin):
         self.kernel = self.new_kernel(self.settings.kernel)
         with contextlib.suppress(KernelDied):  # the run that wants it will say so
             self.kernel.launch()
-        sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type] # jsonschema would compile a grammar for 1.5 s
+        slow = "rfc3987_syntax"  # jsonschema, if it finds it, compiles a grammar for a second and a half
+        if slow not in sys.modules:
+            sys.modules[slow] = None  # type: ignore[assignment]
         import papermill  # noqa: F401
 
+        if sys.modules[slow] is None:
+            del sys.modules[slow]
         from fusionlab.experiments.pages import exporter
 
         exporter(plain=True)
@@ -108,6 +112,8 @@ class KernelPlugin(WorkerPlugin):
 
     def teardown(self, worker: Any) -> None:
         """Called on the worker when it closes, or when the plugin is removed."""
+        if self.idle is not None:
+            self.idle.cancel()
         self.stop()
         with contextlib.suppress(RuntimeError):
             self.thread.submit(self.close_kernel).result(timeout=10)
@@ -128,9 +134,16 @@ class KernelPlugin(WorkerPlugin):
 
     def execute(self, run: Run, tries: int = 0) -> Outcome:
         """Take a run from claim to commit. tries: earlier ones, of which the worker was lost."""
-        asked = (self.settings.session, run.key, tries)
+        if self.idle is not None:
+            self.idle.cancel()
+        asked = (run.key, tries)
         if self.last is None or self.last[0] != asked:
             self.last = (asked, self.thread.submit(self._execute, run, tries).result())
+        self.idle = threading.Timer(
+            IDLE_SECONDS, self.thread.submit, [self.close_kernel]
+        )  # the client may have been killed
+        self.idle.daemon = True
+        self.idle.start()
         return self.last[1]  # Dask computes a task again whose result it could not fetch; the run is done all the same
 
     def _execute(self, run: Run, tries: int) -> Outcome:
@@ -155,7 +168,7 @@ class KernelPlugin(WorkerPlugin):
         if claim is None:
             return self.outcome(run, CLAIMED)
         with claim:
-            if run.key in store.finished():
+            if store.is_finished(run.key):
                 return self.outcome(run, ALREADY)
             while not self.stopping:
                 tries += 1
@@ -229,19 +242,19 @@ def visible_store(settings: WorkerSettings) -> Store | None:
 # -- what the client submits -----------------------------------------------------------------------
 
 
-def run_on_worker(run: Run, tries: int = 0) -> Outcome:
+def run_on_worker(session: str, run: Run, tries: int = 0) -> Outcome:
     """The task: executed in one of the worker's threads."""
-    plugin: Any = get_worker().plugins[KernelPlugin.name]
+    plugin: Any = get_worker().plugins[plugin_name(session)]
     return plugin.execute(run, tries)
 
 
-def stop_worker(dask_worker: Any = None) -> None:
-    """End the run in progress; for `Client.run`, which fills in the worker."""
-    plugin = dask_worker.plugins.get(KernelPlugin.name)
+def stop_worker(session: str, dask_worker: Any = None) -> None:
+    """End a sweep's run in progress; for `Client.run`, which fills in the worker."""
+    plugin = dask_worker.plugins.get(plugin_name(session))
     if plugin is not None:
         plugin.stop()
 
 
-def process_id() -> int:
-    """Of the worker that is asked."""
-    return os.getpid()
+def plugin_name(session: str) -> str:
+    """Of the plugin that serves a session."""
+    return f"fusionlab-{session}"
