@@ -1,4 +1,4 @@
-"""What fusion is compared with: one model of the team writing alone, by the same batched loop as fusion.
+"""What fusion is compared with: one model of the team writing, or judging, alone, by the same batched loop as fusion.
 
 Proxy tuning (arXiv 2401.08565) is the fusion method "static" and needs nothing here; nor does task arithmetic
 (`adapters.merge_adapters`), whose result is one more expert.
@@ -16,7 +16,17 @@ import torch
 from fusionlab.allocator import release_freed_memory
 from fusionlab.cached import CachedModel, apply_heads
 from fusionlab.decode import check_no_nan, pad_left
-from fusionlab.prompts import PieceReader, Prompt, StopFinder, check_lengths, check_prompts, cut_at_stop
+from fusionlab.likelihood import Likelihood, batch_prompts, check_context, score_with_one_model
+from fusionlab.prompts import (
+    PieceReader,
+    Prompt,
+    StopFinder,
+    check_continuations,
+    check_lengths,
+    check_prompts,
+    cut_at_stop,
+    encode_continuations,
+)
 from fusionlab.team import GenerationResult
 
 if TYPE_CHECKING:
@@ -81,6 +91,30 @@ def write_alone(
         with selected_alone(team, name):
             features = reader.read(tokens.to(reader.device)[:, None])
     return answers
+
+
+@torch.inference_mode()
+def score_continuations_alone(
+    team: Team, name: str, prompts: Prompt | Sequence[Prompt], continuations: Sequence[Sequence[str]], *,
+    batch_size: int = 16,
+) -> list[list[Likelihood]]:  # fmt: skip
+    """How probable each continuation of every prompt is for one member alone; as `Team.score` otherwise."""
+    batch = check_prompts(prompts)
+    texts = check_continuations(batch, continuations)
+    if name not in ("large", "small"):
+        team.choose_experts([name])
+    encoded = team.encode(batch, name)
+    groups = encode_continuations(batch, texts, team.tokenizer_of(name), fallback=team.large.tokenizer)
+    check_context([len(ids) for ids in encoded], groups, team.context_length())
+    plain = team.has_plain_head(name)
+    found: list[list[Likelihood]] = []
+    for part in batch_prompts([len(group) for group in groups], batch_size):
+        with selected_alone(team, name):
+            reader = CachedModel(team.model_of(name), plain_head=plain)
+            found += score_with_one_model(reader, encoded[part], groups[part], width=team.width, name=name)
+            del reader
+        release_freed_memory()
+    return found
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.errors import FusionError, OutputError
+from fusionlab.atomic_file import write_atomically
+from fusionlab.errors import FusionError
 
 if TYPE_CHECKING:
     from fusionlab.team import Team
@@ -175,19 +176,10 @@ def watch_peak(device: str) -> Iterator[Callable[[], int]]:
 
 def save_rows(rows: Sequence[Any], path: Path) -> None:
     """Write frozen records as Parquet, at once. Raises `OutputError` where that cannot be done."""
-    import os
-
     import pandas as pd
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame([asdict(row) for row in rows]).to_parquet(partial, index=False)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}", remedy="choose a folder you may write to") from error
-    finally:
-        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
+    frame = pd.DataFrame([asdict(row) for row in rows])
+    write_atomically(path, lambda draft: frame.to_parquet(draft, index=False))
 
 
 def check_device(device: str) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, OutputError, TaskError
+from fusionlab.atomic_file import write_atomically
+from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, TaskError
 from fusionlab.tasks import Item, Task, load_task
+from fusionlab.tasks.task import WRITING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ class AnswerRow:
     metric: str
     seen: bool  # whether an expert of the team was trained on this task
     seconds: float  # the batch's time, shared evenly
-    tokens: int  # written, end token included
+    tokens: int  # written, end token included; those of all options where the answer is one by likelihood
     weights_sha256: str
     task_sha256: str
     device: str
@@ -86,6 +87,7 @@ class AnswerRow:
     torch: str
     transformers: str
     order: int = 0  # of the example shots; 0: as drawn
+    answering: str = WRITING  # or by likelihood
 
 
 _TYPES = {"int": "int64", "float": "float64", "bool": "bool", "str": "string", "str | None": "string"}
@@ -100,17 +102,8 @@ def write_cell(path: Path, rows: Sequence[AnswerRow], about: Mapping[str, Any]) 
         [(name, pa.type_for_alias(_TYPES[str(kind)])) for name, kind in AnswerRow.__annotations__.items()],
         metadata={_ABOUT: json.dumps(about, sort_keys=True)},
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema), partial,
-                       compression="zstd", write_page_checksum=True)  # fmt: skip
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}", remedy="choose a folder you may write to") from error
-    finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema)
+    write_atomically(path, lambda draft: pq.write_table(table, draft, compression="zstd", write_page_checksum=True))
 
 
 def read_cell(path: Path) -> tuple[list[AnswerRow], dict[str, Any]]:
@@ -120,7 +113,7 @@ def read_cell(path: Path) -> tuple[list[AnswerRow], dict[str, Any]]:
 
     try:
         table = pq.read_table(path, page_checksum_verification=True)
-        about = json.loads((table.schema.metadata or {})[_ABOUT])
+        about = {"answering": WRITING} | json.loads((table.schema.metadata or {})[_ABOUT])  # once there was no other way
         rows = [AnswerRow(**row) for row in table.to_pylist()]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(

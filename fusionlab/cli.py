@@ -1,4 +1,4 @@
-"""The command line: `fusionlab fetch | generate | evaluate | train | bench | doctor`.
+"""The command line: `fusionlab fetch | generate | evaluate | train | bench | doctor`, and the commands of `sweep_cli`.
 
 Every `FusionError` becomes one sentence and exit code 2; `--debug` shows the traceback instead.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fusionlab import sweep_cli
 from fusionlab.errors import FusionError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(sweep_cli.commands)
+UsageError: Any = typer.BadParameter.__base__  # of every fault in the arguments; typer does not export it
 USER_FAULT = 2  # exit code for everything that the user can mend
 
 
@@ -372,14 +375,24 @@ def printable(text: str) -> str:
 
 
 def main() -> None:
-    """Entry point: a `FusionError` is one sentence and exit code 2."""
+    """Entry point: a `FusionError`, or an argument that cannot be, is one sentence and exit code 2."""
     try:
-        app()
+        alone = len(sys.argv) < 2  # then it shows its help
+        arguments = sweep_cli.join_pairs(sys.argv[1:])
+        raise SystemExit(app(args=arguments, prog_name="fusionlab", standalone_mode=alone))
     except FusionError as error:
         if os.environ.get("FUSIONLAB_DEBUG"):
             raise
         typer.echo(f"fusionlab: {error}", err=True)
         raise SystemExit(USER_FAULT) from None
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "fusionlab"
+        words = " ".join(error.format_message().split()).rstrip(".?")
+        typer.echo(f"fusionlab: {words}; see {command} --help", err=True)
+        raise SystemExit(USER_FAULT) from None
+    except typer.Abort:
+        typer.echo("fusionlab: aborted", err=True)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -122,6 +122,21 @@ class TeamReader:
                 features.append(reader.read(ids)[:, -1])
         return self._take(features)
 
+    def read_ahead(self, rows: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
+        """Read given tokens behind the texts read so far, all at once; features of each seat, (members, N, T, H).
+
+        rows: (N,) indices into the live rows, one as often as it goes on in different ways. ids: (N, T), padded on the
+        right. What stands before each of these tokens is known, so `latest` and `evidence` stay what they were.
+        """
+        assert self.latest is not None
+        live, features = len(self.latest.log_p), []
+        for seat, reader in zip(self.seats, self.readers, strict=True):
+            reader.keep_rows(torch.cat([rows + member * live for member in range(len(seat))]))
+            with self._selected_adapters():
+                read = reader.read(ids.to(reader.device).repeat(len(seat), 1))
+            features.append(read.unflatten(0, (len(seat), len(ids))))
+        return features
+
     def crop(self, tokens: int) -> None:
         """Forget the last `tokens` tokens of every row, in every model's cache; say by `recall` what came before them.
 
@@ -170,15 +185,16 @@ class TeamReader:
         return next(seat[0] for seat in self.seats if name in seat)
 
     def _take(self, features: list[torch.Tensor]) -> Distributions:
-        self.features, self.latest = features, self.distributions(features)
+        self.features, self.latest = features, self.distributions_at(features)
         return self.latest
 
-    def distributions(self, features: Sequence[torch.Tensor]) -> Distributions:
-        """The heads and nothing else: one (members x B, H) per seat -> log-probabilities of B rows."""
+    def distributions_at(self, features: Sequence[torch.Tensor]) -> Distributions:
+        """What every member expects next at n positions; features: (members * n, H) of each seat."""
+        device = self.readers[0].device
         logits = apply_heads(self.readers, features, self.team.width)
         by_name: dict[str, torch.Tensor] = {}
         for seat, block in zip(self.seats, logits, strict=True):
-            normalised = block.to(self.readers[0].device).log_softmax(-1)
+            normalised = block.to(device).log_softmax(-1)
             by_name.update(zip(seat, normalised.chunk(len(seat)), strict=True))
         if not self.experts:
             check_no_nan(by_name["large"])
@@ -190,12 +206,7 @@ class TeamReader:
         """Add log R_t(token) - log Q(token) to every expert's running log-likelihood ratio."""
         if not self.track_evidence or self.latest is None or self.evidence is None:
             return
-        log_q, log_r = self.latest.log_q, self.latest.log_r
-        if log_q is None or log_r is None:
-            return
-        index = tokens.to(log_q.device)[:, None]  # (B, 1)
-        ratio = log_r.gather(-1, index.expand(len(log_r), -1, -1)).squeeze(-1) - log_q.gather(-1, index).squeeze(-1)
-        self.evidence = self.evidence + ratio.T.double().cpu()
+        self.evidence = self.evidence + log_ratios(self.latest, torch.arange(len(tokens)), tokens)
 
     def _text_log_likelihood(
         self, reader: CachedModel, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
@@ -212,6 +223,15 @@ class TeamReader:
             seen = mask[:, start:stop].reshape(-1).bool()  # the context of each prediction
             total += torch.where(seen, value.double(), 0.0).view(len(ids), -1).sum(-1)
         return total
+
+
+def log_ratios(distributions: Distributions, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """log R_t(token) - log Q(token) of N tokens, each in the row (of B) that is named for it: (N, E) float64 nats, host."""
+    log_q, log_r = distributions.log_q, distributions.log_r
+    if log_q is None or log_r is None:
+        return torch.zeros(len(tokens), 0, dtype=torch.float64)
+    rows, tokens = rows.to(log_q.device), tokens.to(log_q.device)
+    return (log_r[:, rows, tokens] - log_q[rows, tokens]).T.double().cpu()
 
 
 def seat_members(team: TeamMembers, experts: Sequence[str]) -> list[tuple[str, ...]]:
@@ -262,7 +282,7 @@ def fuse_one_token(
 ) -> FusedStep:
     """Find the weights of every live row's next token and fuse with them.
 
-    evidence: (B, E) nats; step: index of the token that is being decided, from 0; one for all rows or one each.
+    evidence: (B, E) nats; step: index of the token that is being decided, from 0, or that of each row.
     """
     log_p, log_q, log_r = distributions.log_p, distributions.log_q, distributions.log_r
     if log_q is None or log_r is None:

@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import CorruptFileError, MissingFileError, OutputError, UnknownNameError
 from fusionlab.nf4 import check_sha256, load_tensors, quiet_bitsandbytes, save_tensors, sha256_of_file, unpack_nf4
 
@@ -305,9 +306,7 @@ def ship_tensors(
     digest = save_tensors(packed, path, metadata=metadata)
     manifest = shipped_manifest(folder) | {name: {"bytes": path.stat().st_size, "sha256": digest}}
     target = folder / "weights.json"
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(dict(sorted(manifest.items())), indent=2) + "\n")
-    os.replace(partial, target)
+    write_atomically(target, json.dumps(dict(sorted(manifest.items())), indent=2) + "\n")
     return path
 
 

@@ -80,3 +80,15 @@ class TraceError(FusionError):
 
 class MissingPackageError(FusionError):
     """An optional package is not installed; the message names the install command."""
+
+
+class NotebookError(FusionError):
+    """A notebook cannot be run as an experiment, or a parameter's value is not what it declares."""
+
+
+class SweepError(FusionError):
+    """A sweep file is malformed, or a sweep cannot be run or compared as asked."""
+
+
+class SchedulerError(FusionError):
+    """A Dask scheduler cannot be reached, or no worker offers what the runs need."""

@@ -20,17 +20,19 @@ import torch
 
 from fusionlab import __version__
 from fusionlab.adapters import merge_adapters
-from fusionlab.baselines import generate_alone
+from fusionlab.baselines import generate_alone, score_continuations_alone
 from fusionlab.cells import AnswerRow, Cell, Say, as_frame, resume_cell, write_cell
 from fusionlab.errors import ModelError, NotEnoughMemoryError, TaskError, UnknownNameError
+from fusionlab.likelihood import most_probable
 from fusionlab.methods import ALL_EXPERTS, MERGED_EXPERT, OWN_EXPERT, Method, find_method
 from fusionlab.nf4 import sha256_of_tensors
 from fusionlab.tasks import Item, Task
+from fusionlab.tasks.task import WRITING
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fusionlab.team import GenerationResult, Team
+    from fusionlab.team import Team
 
 Progress = Callable[[Cell, int], object]
 """Called with the cell that is running and how many items were just stored."""
@@ -175,12 +177,12 @@ class Evaluator:
         task, prompts = self.tasks[cell.task], self.prompts(cell)
         started = time.perf_counter()
         try:
-            result = self.answer(cell, [prompts[item.id] for item in batch])
+            answers = self.answer(cell, batch)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise NotEnoughMemoryError(f"{cell}: item {batch[0].id!r} does not fit in memory: {error}") from error
-            result = None
-        if result is None:  # outside of the handler, whose traceback holds the tensors
+            answers = None
+        if answers is None:  # outside of the handler, whose traceback holds the tensors
             torch.cuda.empty_cache()
             half = len(batch) // 2
             return [*self.answer_batch(cell, batch[:half]), *self.answer_batch(cell, batch[half:])]
@@ -189,7 +191,8 @@ class Evaluator:
         constant: dict[str, Any] = {
             "task": cell.task, "method": cell.method, "shots": cell.shots, "phrasing": cell.phrasing, "seed": cell.seed,
             "order": cell.order, "experts": "+".join(cell.experts), "metric": task.spec.metric,
-            "seen": task.name in self.team.experts, "seconds": seconds, "device": str(self.team.large.model.device),
+            "answering": task.spec.answering, "seen": task.name in self.team.experts, "seconds": seconds,
+            "device": str(self.team.large.model.device),
             "fusionlab": __version__, "torch": torch.__version__, "transformers": version("transformers"),
             "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "task_sha256": self._task_sha256s[task.name],
         }  # fmt: skip
@@ -197,24 +200,37 @@ class Evaluator:
         return [
             AnswerRow(item=item.id, prompt=prompts[item.id], output=text,
                       extracted=task.extract(text, item, phrasing=asked), gold=item.answer,
-                      score=float(task.score(text, item, phrasing=asked)), tokens=len(ids), **constant)
-            for item, text, ids in zip(batch, result.texts, result.token_ids, strict=True)
+                      score=float(task.score(text, item, phrasing=asked)), tokens=tokens, **constant)
+            for item, (text, tokens) in zip(batch, answers, strict=True)
         ]  # fmt: skip
 
-    def answer(self, cell: Cell, prompts: list[str]) -> GenerationResult:
-        """One cell's answers to a batch of prompts."""
+    def answer(self, cell: Cell, batch: Sequence[Item]) -> list[tuple[str, int]]:
+        """One cell's answers to some items: the text of each, and how many tokens were written, or weighed."""
         task, method = self.tasks[cell.task], find_method(cell.method)
+        prompts = [self.prompts(cell)[item.id] for item in batch]
         team, experts = self.team, cell.experts
         if method.experts == MERGED_EXPERT:
             team, merged = self.merged_team(cell.experts, method.merge_weight)
             experts = (merged,)
-        if method.solver is None:
-            return generate_alone(team, experts[0] if experts else method.member, prompts, stop=task.stop,
-                                  max_new_tokens=task.max_new_tokens, batch_size=len(prompts))  # fmt: skip
-        return team.generate(
-            prompts, method=method.solver, constraint=method.constraint, experts=experts, stop=task.stop,
-            max_new_tokens=task.max_new_tokens, trace=None, batch_size=len(prompts),
+        member = experts[0] if experts else method.member  # that answers alone
+        if task.by_likelihood:
+            options = [task.options(item, phrasing=cell.phrasing) for item in batch]
+            found = (
+                score_continuations_alone(team, member, prompts, options, batch_size=self.batch_size)
+                if method.solver is None
+                else team.score(prompts, options, method=method.solver, constraint=method.constraint, experts=experts,
+                                batch_size=self.batch_size)
+            )  # fmt: skip
+            return [(item.choices[most_probable(group)], sum(one.tokens for one in group))
+                    for item, group in zip(batch, found, strict=True)]  # fmt: skip
+        result = (
+            generate_alone(team, member, prompts, stop=task.stop, max_new_tokens=task.max_new_tokens,
+                           batch_size=len(prompts))
+            if method.solver is None
+            else team.generate(prompts, method=method.solver, constraint=method.constraint, experts=experts,
+                               stop=task.stop, max_new_tokens=task.max_new_tokens, trace=None, batch_size=len(prompts))
         )  # fmt: skip
+        return [(text, len(ids)) for text, ids in zip(result.texts, result.token_ids, strict=True)]
 
     def merged_team(self, experts: tuple[str, ...], weight: float) -> tuple[Team, str]:
         """The team with one expert more, made of `experts` by task arithmetic, and that expert's name."""
@@ -250,7 +266,8 @@ class Evaluator:
         return {
             "weights": {name: self.digest(name) for name in members},
             "method": method.describe(),
-            "limits": {"stop": list(task.stop), "max_new_tokens": task.max_new_tokens},
+            "answering": task.spec.answering,
+            "limits": {} if task.by_likelihood else {"stop": list(task.stop), "max_new_tokens": task.max_new_tokens},
             "task_source": self.sources.get(task.name, task.name),
         }
 
@@ -274,7 +291,8 @@ def sha256_of_member(team: Team, name: str) -> str:
 
 def sha256_of_task(task: Task) -> str:
     """sha256 over the spec and the items of both splits."""
-    content = hashlib.sha256(repr(task.spec).encode())
+    spec = repr(task.spec).replace(f", answering={WRITING!r}", "")  # as before there was another way: stored rows name it
+    content = hashlib.sha256(spec.encode())
     for item in (*task.train, *task.test):
         content.update(repr(item).encode())
     return content.hexdigest()

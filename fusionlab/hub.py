@@ -2,20 +2,18 @@
 
 A snapshot in the cache counts only when it is whole (configuration, tokenizer, every shard that the index of the
 weights names); an interrupted download is taken up again, or the missing file is named. Whether the hub can be reached is
-asked once, within seconds, with the endpoint and the proxy that huggingface_hub would use.
+asked before (`hub_address`).
 """
 
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from fusionlab.errors import MissingFileError, ModelError
+from fusionlab.hub_address import why_unreachable
 
 if TYPE_CHECKING:
     from fusionlab.models import ModelSource
@@ -25,8 +23,6 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # any one of these makes a tokenizer: fast, SentencePiece, byte-level BPE, WordPiece, or one without a vocabulary
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_TIMEOUT_SECONDS = 3.0
-_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
 
 def find_model(source: ModelSource, *, files: Iterable[str] = ("config.json",)) -> Path:
@@ -51,7 +47,7 @@ def find_model(source: ModelSource, *, files: Iterable[str] = ("config.json",)) 
     missing = None if cached is None else missing_file(cached, kinds)
     if cached is not None and missing is None:
         return cached
-    if not hub_is_reachable():
+    if why_unreachable() is not None:
         state = (
             "is not in the local cache"
             if cached is None
@@ -140,60 +136,6 @@ def shards_of(index: Path) -> list[str]:
 
 
 # -- reachable -----------------------------------------------------------------------------------
-
-
-def hub_is_reachable() -> bool:
-    """Whether the hub, or the proxy before it, accepts a connection within three seconds.
-
-    False at once when HF_HUB_OFFLINE is set. Raises `ModelError` for an HF_ENDPOINT that is no address.
-    """
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    address = address_to_try(constants.ENDPOINT)
-    answers: list[bool] = []
-
-    def connect() -> None:
-        try:
-            with socket.create_connection(address, timeout=_TIMEOUT_SECONDS):
-                answers.append(True)
-        except OSError:
-            answers.append(False)
-
-    # in a thread, because looking up a name obeys no timeout, and a name may have several addresses to time out on
-    attempt = threading.Thread(target=connect, daemon=True)
-    attempt.start()
-    attempt.join(_TIMEOUT_SECONDS)
-    return answers == [True]
-
-
-def address_to_try(endpoint: str) -> tuple[str, int]:
-    """Host and port of the hub's endpoint, or of the proxy that the environment sets for it.
-
-    >>> address_to_try("http://hub.example:8080")                     # doctest: +SKIP
-    ('hub.example', 8080)
-    """
-    from urllib.request import getproxies, proxy_bypass
-
-    target = split_address(endpoint, "HF_ENDPOINT")
-    proxies = getproxies()
-    proxy = proxies.get(urlsplit(endpoint).scheme) or proxies.get("all")
-    if proxy and not proxy_bypass(f"{target[0]}:{target[1]}"):
-        return split_address(proxy if "://" in proxy else f"http://{proxy}", "the proxy")
-    return target
-
-
-def split_address(url: str, name: str) -> tuple[str, int]:
-    """Host and port of a URL, the port from its scheme where none is given. name: what to call it in an error."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or _PORTS.get(parts.scheme)
-    except ValueError:  # a port that is no number
-        parts, port = urlsplit(""), None
-    if not parts.hostname or port is None:
-        raise ModelError(f"{name} is {url!r}, which is no address", remedy="write it like http://host:8080")
-    return parts.hostname, port
 
 
 def revision_of(folder: Path) -> str:

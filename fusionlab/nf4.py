@@ -12,11 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import CorruptFileError
 
 if TYPE_CHECKING:
@@ -107,19 +107,14 @@ def quant_parts(packed: Mapping[str, torch.Tensor], name: str) -> dict[str, torc
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, *, metadata: Mapping[str, object]) -> str:
-    """Write a safetensors file at once (temporary name, then rename); returns its sha256."""
+    """Write a safetensors file, all or nothing; returns its sha256. Raises `OutputError`."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(dict(tensors), partial, metadata={"fusionlab": json.dumps(dict(metadata))})
-        partial.chmod(0o644)  # safetensors makes it 0600, which an installed package must not be
-        digest = sha256_of_file(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return digest
+    def write(draft: Path) -> None:
+        save_file(dict(tensors), draft, metadata={"fusionlab": json.dumps(dict(metadata))})
+        draft.chmod(0o644)  # safetensors makes it 0600, which an installed package must not be
+
+    return sha256_of_file(write_atomically(path, write))
 
 
 def load_tensors(path: Path, *, sha256: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, object]]:

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fusionlab.errors import CorruptFileError, MissingFileError
 from fusionlab.kl import Array, Step
@@ -85,25 +87,31 @@ class Predictor:
         return cls(np.asarray(record["centre"], dtype=float), np.asarray(record["spread"], dtype=float), layers)
 
 
-def read_features(step: Step, *, scale: float) -> Array:
-    """The features of each expert at each row: (E, B, F) float64 on the host."""
-    log_p, deltas = step.log_p, step.deltas
-    mean, variance = step.start[:, :, 1], step.start[:, :, 2]
-    p = log_p.exp()
-    entropy = torch.special.entr(p).sum(-1).expand(deltas.shape[:2])
-    top_value, top = log_p.max(-1)
-    centred = deltas - torch.from_numpy(mean).to(deltas)[:, :, None]
-    third = (centred.pow_(3).mul_(p)).sum(-1)
-    changed = (log_p + deltas).argmax(-1)  # (E, B)
-    at_top = deltas.gather(-1, top.expand(deltas.shape[:2])[..., None])[..., 0]
-    at_changed = deltas.gather(-1, changed[..., None])[..., 0]
-    changed_value = log_p.expand(deltas.shape).gather(-1, changed[..., None])[..., 0]
-    measured = [third, entropy, top_value.expand(deltas.shape[:2]), changed_value, at_top, at_changed]
+def read_features(step: Step, *, scale: float, wanted: NDArray[np.bool_] | None = None) -> Array:
+    """The features of each expert at each row: (E, B, F) float64 on the host; 0 where not `wanted` (E, B)."""
+    experts, rows, _ = step.shape
+    chosen = np.arange(experts * rows) if wanted is None else np.flatnonzero(wanted)
+    flat, row = step.deltas.flatten(0, 1), torch.from_numpy(chosen % rows).to(step.log_p.device)
+
+    def of_row(values: Tensor) -> Tensor:
+        return values if len(chosen) == rows == len(flat) else values[row]  # one expert at every row: nothing to copy
+
+    log_p = of_row(step.log_p)  # (n, V)
+    deltas = flat if len(chosen) == len(flat) else flat[torch.from_numpy(chosen).to(row)]  # (n, V)
+    mean, variance = (step.start[:, :, place].ravel()[chosen] for place in (1, 2))
+    p = step.log_p.exp()
+    top_value, top = step.log_p.max(-1)
+    changed = (log_p + deltas).argmax(-1)[:, None]  # (n, 1)
+    at_top = deltas.gather(-1, of_row(top)[:, None])[:, 0]
+    at_changed, changed_value = (values.gather(-1, changed)[:, 0] for values in (deltas, log_p))
+    third = ((deltas - torch.from_numpy(mean).to(deltas)[:, None]).pow_(3).mul_(of_row(p))).sum(-1)
+    measured = [third, of_row(torch.special.entr(p).sum(-1)), of_row(top_value), changed_value, at_top, at_changed]
     cubes, surprise, log_top, log_changed, of_top, of_changed = (np.asarray(each.double().cpu()) for each in measured)
-    return np.stack(
+    features = np.zeros((experts * rows, len(FEATURES)))
+    features[chosen] = np.stack(
         [
-            np.log(scale * np.maximum(step.target_forward, 0) + _TINY),  # rounding may leave a target below 0
-            np.log(scale * np.maximum(step.target_reverse, 0) + _TINY),
+            np.log(scale * np.maximum(step.target_forward.ravel()[chosen], 0) + _TINY),  # rounding may leave it below 0
+            np.log(scale * np.maximum(step.target_reverse.ravel()[chosen], 0) + _TINY),
             np.full_like(mean, np.log(scale)),
             mean,
             np.log(variance + _TINY),
@@ -116,6 +124,7 @@ def read_features(step: Step, *, scale: float) -> Array:
         ],
         axis=-1,
     )
+    return features.reshape(experts, rows, -1)
 
 
 def rescale_features(features: Array, factor: float) -> Array:

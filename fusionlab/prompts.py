@@ -57,6 +57,42 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, fallback: Any) 
     return [ids[index] for index in range(len(prompts))]
 
 
+def check_continuations(prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The texts that may follow each prompt, as lists. Raises `PromptError` where one is missing, empty or no text."""
+    if isinstance(continuations, str) or len(continuations) != len(prompts):
+        received = "one text" if isinstance(continuations, str) else f"continuations of {len(continuations)}"
+        raise PromptError(f"{len(prompts)} prompts, and {received}", remedy="pass one list of texts for each prompt")
+    for index, texts in enumerate(continuations):
+        if isinstance(texts, str) or not texts:
+            raise PromptError(f"the continuations of prompt {index} are {texts!r:.80}", remedy="pass a list of texts")
+        for place, text in enumerate(texts):
+            if not isinstance(text, str) or not text:
+                raise PromptError(f"continuation {place} of prompt {index} is {text!r:.80}", remedy="pass some text")
+    return [list(texts) for texts in continuations]
+
+
+def encode_continuations(
+    prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], tokenizer: Any, *, fallback: Any
+) -> list[list[list[int]]]:
+    """Token ids of the texts behind each prompt, as the tokenizer writes both together.
+
+    Where its tokens of both together do not begin with those of the prompt, a text has the tokens that it has alone.
+    Raises `PromptError` for a text without a token.
+    """
+    starts = encode_prompts(prompts, tokenizer, fallback=fallback)
+    encoded = []
+    for index, (prompt, start, texts) in enumerate(zip(prompts, starts, continuations, strict=True)):
+        alone = tokenizer(list(texts), add_special_tokens=False).input_ids
+        written = prompt if isinstance(prompt, str) else write_conversation(prompt, tokenizer, fallback=fallback)
+        whole = tokenizer([written + text for text in texts], add_special_tokens=isinstance(prompt, str)).input_ids
+        encoded.append([list(both[len(start) :]) if both[: len(start)] == start else list(own)
+                        for both, own in zip(whole, alone, strict=True)])  # fmt: skip
+        if [] in encoded[-1]:
+            text = texts[encoded[-1].index([])]
+            raise PromptError(f"the continuation {text!r:.80} of prompt {index} has no token", remedy="pass other text")
+    return encoded
+
+
 def write_conversation(prompt: Sequence[Message], tokenizer: Any, *, fallback: Any) -> str:
     """The conversation as text, ready for the assistant's turn."""
     template = tokenizer if tokenizer.chat_template else fallback

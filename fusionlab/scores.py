@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.errors import CorruptFileError, OutputError
+from fusionlab.atomic_file import write_atomically
+from fusionlab.errors import CorruptFileError
 from fusionlab.methods import EXPERT, LARGE, METHODS, PROXY, find_method
 from fusionlab.tasks import TASKS
+from fusionlab.tasks.specs import SPECS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,7 +195,8 @@ def label_of(key: tuple[Any, ...]) -> str:
 def read_records(path: Path | None = None) -> dict[str, Any]:
     """Scores of models that are not kept: name -> task -> {value, n, standard_error, command, date}, in percent.
 
-    path: default data/scores.json; {} where that is not there. Raises CorruptFileError.
+    path: default data/scores.json; {} where that is not there. A record whose `answering` is not how its task is answered
+    now is left out: a written answer and a chosen option are not compared. Raises CorruptFileError.
     """
     from fusionlab.errors import MissingFileError
     from fusionlab.tasks.files import find_data_file
@@ -217,7 +219,13 @@ def read_records(path: Path | None = None) -> dict[str, Any]:
             f"{where} is not a record of scores: {type(error).__name__} {error}",
             remedy='write {"large-full": {"math": {"value": 93.0, "n": 300, ...}}}',
         ) from error
-    return records
+    return {name: {task: score for task, score in tasks.items() if is_answered_as_now(task, score)}
+            for name, tasks in records.items()}  # fmt: skip
+
+
+def is_answered_as_now(task: str, score: Mapping[str, Any]) -> bool:
+    """Whether a record says nothing of how its task was answered, or what the task says."""
+    return task not in SPECS or score.get("answering", SPECS[task].answering) == SPECS[task].answering
 
 
 def share(value: float, recorded: Mapping[str, Any], tasks: Sequence[str]) -> float:
@@ -290,20 +298,8 @@ def write_line(line: Mapping[str, Any]) -> list[str]:
 
 def save_table(summary: pd.DataFrame, folder: Path) -> list[Path]:
     """Write table.parquet, table.csv and table.md into `folder`, each at once. Raises OutputError."""
-    writers = {
-        "table.parquet": lambda path: summary.to_parquet(path, index=False),
-        "table.csv": lambda path: summary.to_csv(path, index=False),
-        "table.md": lambda path: path.write_text(to_markdown(summary), encoding="utf-8"),
-    }
-    partial = folder / f".table.{os.getpid()}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, write in writers.items():
-            write(partial)
-            os.replace(partial, folder / name)
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error}", remedy="choose a folder you may write to") from error
-    finally:
-        if folder.is_dir():
-            partial.unlink(missing_ok=True)
-    return [folder / name for name in writers]
+    return [
+        write_atomically(folder / "table.parquet", lambda draft: summary.to_parquet(draft, index=False)),
+        write_atomically(folder / "table.csv", summary.to_csv(index=False)),
+        write_atomically(folder / "table.md", to_markdown(summary)),
+    ]

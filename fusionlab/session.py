@@ -247,7 +247,7 @@ class FusionSession:
         assert self._reader is not None
         seats = zip(*(self._features[step] for step in steps), strict=True)
         blocks = [torch.stack(seat, dim=1).flatten(0, 1) for seat in seats]  # (members x tokens, H)
-        distributions = self._reader.distributions(self._reader.to_devices(blocks))
+        distributions = self._reader.distributions_at(self._reader.to_devices(blocks))
         return self._fuse(distributions, torch.cat([self._evidence[step] for step in steps]), steps, settings)
 
     def _fuse(

@@ -228,31 +228,45 @@ def solve_each(step: Step, constraint: KLConstraint, *, wanted: NDArray[np.bool_
 
 
 def solve_predicted(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array:
-    """Weights by regression, corrected once, in place of a search (ours); several experts are routed as by `evidence`."""
+    """Weights by regression, corrected once, in place of a search (ours); several experts are routed as by `evidence`.
+
+    Experts that `evidence` would not search are not looked at here either.
+    """
     if constraint.direction != "both":
         raise ConstraintError(
             f"method 'predicted' was fitted to direction 'both', got {constraint.direction!r}", remedy="use method 'exact'"
         )
-    guess = np.minimum(load_predictor()(read_features(step, scale=constraint.scale)), constraint.alpha_max)
-    weights = _correct_once(step, constraint, guess).T
-    return weights if weights.shape[1] == 1 else np.asarray(posterior(evidence).double()) * weights
-
-
-def _correct_once(step: Step, constraint: KLConstraint, guess: Array) -> Array:
-    """One Gauss-Newton step on J from guessed weights (E, B), at the price of one evaluation; at most halved or doubled."""
     experts, rows, _ = step.shape
-    found = cumulants(step.log_p, step.deltas.flatten(0, 1), np.arange(experts * rows), guess.ravel())
-    log_total, mean, variance = np.moveaxis(found.reshape(experts, rows, 3), -1, 0)
-    slope = step.start[:, :, 1]
+    probable = np.ones((rows, 1)) if experts == 1 else np.asarray(posterior(evidence).double())
+    wanted = probable.T >= _IMPROBABLE
+    weights = np.zeros((experts, rows))
+    features = read_features(step, scale=constraint.scale, wanted=wanted)[wanted]
+    weights[wanted] = np.minimum(load_predictor()(features), constraint.alpha_max)
+    return probable * _correct_once(step, constraint, weights, wanted).T
+
+
+def _correct_once(step: Step, constraint: KLConstraint, guess: Array, wanted: NDArray[np.bool_]) -> Array:
+    """One Gauss-Newton step on J from guessed weights (E, B), at the price of one evaluation; at most halved or doubled.
+
+    0 where not `wanted` (E, B).
+    """
+    _, rows, _ = step.shape
+    chosen = np.flatnonzero(wanted)
+    corrected = np.zeros_like(guess)
+    if not len(chosen):
+        return corrected
+    log_total, mean, variance = np.moveaxis(cumulants(step.log_p, step.deltas.flatten(0, 1), chosen, guess[wanted]), -1, 0)
+    weight, slope, mass = guess[wanted], step.start[:, :, 1][wanted], step.mass[chosen % rows]
     too_far = (
-        guess * mean - log_total - constraint.scale * step.target_forward,
-        step.mass * (log_total - guess * slope) - constraint.scale * step.target_reverse,
+        weight * mean - log_total - constraint.scale * step.target_forward[wanted],
+        mass * (log_total - weight * slope) - constraint.scale * step.target_reverse[wanted],
     )
-    growth = (guess * variance, step.mass * (mean - slope))  # of both divergences along the weight
+    growth = (weight * variance, mass * (mean - slope))  # of both divergences along the weight
     curvature = growth[0] ** 2 + growth[1] ** 2
     gradient = too_far[0] * growth[0] + too_far[1] * growth[1]
-    corrected = guess - gradient / np.where(curvature > 0, curvature, np.inf)
-    return np.clip(corrected, guess / 2, np.minimum(2 * guess, constraint.alpha_max))
+    moved = weight - gradient / np.where(curvature > 0, curvature, np.inf)
+    corrected[wanted] = np.clip(moved, weight / 2, np.minimum(2 * weight, constraint.alpha_max))
+    return corrected
 
 
 SOLVERS: dict[str, Solver] = {

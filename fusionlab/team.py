@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusionlab.errors import ConstraintError, UnknownNameError
-from fusionlab.prompts import PieceReader, Prompt, check_prompts, encode_prompts
+from fusionlab.prompts import PieceReader, Prompt, check_continuations, check_prompts, encode_prompts
 from fusionlab.sampling import Sampling
 from fusionlab.solvers import SOLVERS, KLConstraint
 from fusionlab.vocab import check_special_tokens, id_to_token, shared_width
@@ -22,6 +22,7 @@ from fusionlab.vocab import check_special_tokens, id_to_token, shared_width
 if TYPE_CHECKING:
     from fusionlab.adapters import Adapter, SharedBackbone
     from fusionlab.decode_batch import Token
+    from fusionlab.likelihood import Likelihood
     from fusionlab.models import LoadedModel
     from fusionlab.trace import Trace
 
@@ -210,6 +211,39 @@ class Team:
             if part.stopped:
                 break
         return GenerationResult(texts, token_ids, traces, time.perf_counter() - started)
+
+    def score(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        continuations: Sequence[Sequence[str]],
+        *,
+        method: str = "exact",
+        constraint: KLConstraint | None = None,
+        experts: Sequence[str] | None = None,
+        batch_size: int = 16,
+    ) -> list[list[Likelihood]]:
+        """How probable each of some given continuations of every prompt is, in nats: multiple choice without writing.
+
+        >>> options = [" Oslo", " Bergen"]                                                     # doctest: +SKIP
+        >>> found = team.score([question], [options], experts=["trivia"])[0]                   # doctest: +SKIP
+        >>> [round(option.nats, 1) for option in found]                                        # doctest: +SKIP
+        [-0.9, -5.9]
+
+        continuations: one list of texts a prompt, each with its leading space. method, constraint, experts: as in
+        `generate`. batch_size: continuations that are read together, all those of a prompt at least.
+        Raises `PromptError`, `UnknownNameError`, `ConstraintError`, `DistributionError`.
+        """
+        from fusionlab.likelihood import batch_prompts, score_batch  # torch-heavy
+
+        batch = check_prompts(prompts)
+        texts = check_continuations(batch, continuations)
+        names = self.choose_experts(experts)
+        check_method(method)
+        found: list[list[Likelihood]] = []
+        for part in batch_prompts([len(some) for some in texts], batch_size):
+            found += score_batch(self, batch[part], texts[part], method=method,
+                                 constraint=constraint or KLConstraint(), experts=names)  # fmt: skip
+        return found
 
     def choose_experts(self, experts: Sequence[str] | None) -> tuple[str, ...]:
         """The named experts, or all. Raises `UnknownNameError` with the nearest known name."""

@@ -9,17 +9,14 @@ Pages and header carry checksums, so a damaged byte is noticed.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
-from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.errors import CorruptFileError, MissingFileError, OutputError, TraceError
+from fusionlab.atomic_file import write_atomically
+from fusionlab.errors import CorruptFileError, MissingFileError, TraceError
 from fusionlab.trace import ARRAYS, GRID_ARRAYS, REST_WEIGHTS, TABLE_ARRAYS, Trace
 from fusionlab.trace_fields import even_grid, last_size
 
@@ -32,29 +29,6 @@ VERSION_KEY, RUNS_KEY, SUM_KEY = b"fusionlab.trace_version", b"fusionlab.traces"
 RUN_FIELDS = ("prompt", "text", "experts", "method", "constraint", "level", "meta")
 
 
-def write_atomically(path: str | PathLike[str], write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary name in the same folder, then rename: `path` never holds half a file.
-
-    Raises `OutputError` where the folder is missing or cannot be written to.
-    """
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        if target.is_dir():
-            raise IsADirectoryError(f"{target} is a folder")
-        write(draft)
-        os.replace(draft, target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"cannot write {target}: {reason}",
-            remedy="name a file in an existing folder that you may write to",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-
-
 def write_traces(traces: list[Trace], path: str | PathLike[str]) -> None:
     """Write `traces` to `path`; an existing file is replaced only once the new one is whole."""
     import pyarrow as pa
@@ -64,7 +38,11 @@ def write_traces(traces: list[Trace], path: str | PathLike[str]) -> None:
     table = pa.concat_tables([_token_table(i, trace) for i, trace in enumerate(traces)] or [_empty_table()])
     header = {VERSION_KEY: str(TRACE_VERSION).encode(), RUNS_KEY: runs, SUM_KEY: _sha256(runs)}
     table = table.replace_schema_metadata(header)
-    write_atomically(path, lambda draft: pq.write_table(table, draft, compression="zstd", write_page_checksum=True))
+    write_atomically(
+        path,
+        lambda draft: pq.write_table(table, draft, compression="zstd", write_page_checksum=True),
+        make_folders=False,
+    )
 
 
 def read_traces(path: str | PathLike[str]) -> list[Trace]:

@@ -53,9 +53,9 @@ def traces_to_html(
     }
     page = re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], _page_file("trace.html"))
     if path is not None:
-        from fusionlab.trace_file import write_atomically
+        from fusionlab.atomic_file import write_atomically
 
-        write_atomically(path, lambda draft: draft.write_text(page, encoding="utf-8"))
+        write_atomically(path, page, make_folders=False)
     return page
 
 

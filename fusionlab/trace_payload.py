@@ -25,7 +25,9 @@ NOT_SOLVED_AGAIN = {
 }
 
 
-def trace_payload(trace: Trace, *, start: int = 0, alternatives: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def trace_payload(
+    trace: Trace, *, start: int = 0, alternatives: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
     """What `mountTrace` and `mountViews` (fusionlab/page/controls.js, views.js) show of a trace.
 
     >>> payload = trace_payload(result.traces[0])                              # doctest: +SKIP
@@ -34,7 +36,8 @@ def trace_payload(trace: Trace, *, start: int = 0, alternatives: Sequence[Mappin
 
     start: leave out the tokens before it. A trace that grows is sent once whole, `trace_payload(trace)` with
     `setPayload`, and then by what is new, `trace_payload(trace, start=n)` with `appendToken`, n being what was sent.
-    alternatives: the same prompt answered by others, for the comparison of texts; `pieces` are one text a token.
+    alternatives: the same prompt answered by others, for the comparison of texts; `pieces` are one text a token. None:
+    those that the trace keeps as `meta["alternatives"]`, if any.
 
     The result is plain dicts, lists, texts and numbers, and can be given to json.dumps (or a widget's Dict trait) as it
     is. Numbers by token are base64 of little-endian arrays. Its layout belongs to the scripts of the same release.
@@ -43,6 +46,8 @@ def trace_payload(trace: Trace, *, start: int = 0, alternatives: Sequence[Mappin
     """
     if not 0 <= start <= len(trace):
         raise TraceError(f"start is {start} of a trace of {len(trace)} tokens", remedy="count tokens from 0")
+    if alternatives is None:
+        alternatives = trace.meta.get("alternatives", ())
     rows = slice(start, None)
     vocabulary = _Vocabulary(trace)
     arrays = _token_arrays(trace, rows, vocabulary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_tasks import choice_item, small_task, task_named
 
-from fusionlab.tasks import metrics, normalise_answer
+from fusionlab.errors import FusionError
+from fusionlab.tasks import Phrasing, metrics, normalise_answer
 from fusionlab.tasks.answers import extract_after_hashes, extract_choice, extract_first_line, extract_whole
 from fusionlab.tasks.metrics import accuracy, exact_match, rouge2
 
@@ -310,3 +312,45 @@ def test_a_choice_without_an_answer_scores_zero_and_is_counted() -> None:
     assert (task.extract(" wool", item), task.score(" wool", item)) == ("wool", 0.0)
     assert (task.extract(" glass", item), task.score(" glass", item)) == (None, 0.0)
     assert (task.extract(" Iron.", item), task.score(" Iron.", item)) == ("iron", 1.0)
+
+
+# -- by likelihood -------------------------------------------------------------------------------
+
+
+def test_options_of_an_item_are_the_targets_it_could_have() -> None:
+    """What is compared are the texts that training taught, letters where the phrasing shows letters."""
+    task = task_named("unseen")
+    item = task.test[0]
+    assert task.options(item) == [f" {choice}" for choice in item.choices]
+    assert task.options(item, phrasing=3) == [" A", " B", " C", " D"]
+    assert task.target(item) in task.options(item)
+
+
+def test_an_option_is_its_own_answer_where_likelihood_chooses() -> None:
+    """Nothing is extracted from it: here each option would name the other, or its letter another one."""
+    item = choice_item("i", "Which letter?", "B", "A", "first line\nsecond line")
+    chosen = small_task([], [item], extractor="choice", metric="accuracy", answering="likelihood",
+                        phrasings=(Phrasing("{question}", letters=True),))  # fmt: skip
+    assert [chosen.extract(choice, item) for choice in item.choices] == list(item.choices)
+    assert [chosen.score(choice, item) for choice in item.choices] == [1.0, 0.0, 0.0]
+    written = small_task([], [item], extractor="choice", metric="accuracy", phrasings=chosen.phrasings)
+    assert [written.extract(choice, item) for choice in item.choices[:2]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [({"answering": "guessing"}, "unknown way of answering: 'guessing'; use one of writing, likelihood"),
+     ({"answering": "likelihood"}, "extractor first_line does not choose an option"),
+     ({"answering": "likelihood", "extractor": "choice", "target_field": "why"}, "has target_field 'why'")],
+)  # fmt: skip
+def test_likelihood_needs_options_to_choose_from(fields: dict[str, str], fault: str) -> None:
+    """A spec that could not be measured is refused when it is made."""
+    with pytest.raises(FusionError, match=re.escape(fault)):
+        small_task([], [], **fields)
+
+
+@pytest.mark.parametrize("name", ["truth", "unseen"])
+def test_bundled_choice_tasks_are_answered_by_likelihood(name: str) -> None:
+    """Written answers name an option in 2 to 4 % of cases without an expert: no measure of what a model knows."""
+    assert task_named(name).by_likelihood
+    assert not any(task_named(other).by_likelihood for other in ("math", "trivia", "summary"))

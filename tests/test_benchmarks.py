@@ -270,11 +270,11 @@ def test_a_name_alone_fetches_its_files_from_the_hub_once(
     hub = Hub(tmp_path, name)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub.download)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("fusionlab.tasks.benchmarks._probe", lambda url: None)
+    monkeypatch.setattr("fusionlab.tasks.benchmarks.why_unreachable", lambda: None)
     task = load_task(name)
     assert len(task.test) == 2
     assert hub.fetched == list(BENCHMARKS[name].hub_files.values())
-    monkeypatch.setattr("fusionlab.tasks.benchmarks._probe", lambda url: "no network")
+    monkeypatch.setattr("fusionlab.tasks.benchmarks.why_unreachable", lambda: "no network")
     assert load_task(name) == task
 
 

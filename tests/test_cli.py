@@ -49,6 +49,12 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 FAULTS: dict[str, tuple[list[str], list[str]]] = {  # arguments, and what the sentence must hold
     "empty prompt": (["generate", ""], ["empty"]),
+    "seed that is no number": (["generate", "Hi", "--seed", "abc"], ["--seed", "integer", "see fusionlab generate --help"]),
+    "unknown option": (["generate", "Hi", "--sed", "1"], ["--sed", "--seed"]),
+    "unknown command": (["genrate"], ["genrate", "see fusionlab --help"]),
+    "no prompt": (["generate"], ["prompt", "see fusionlab generate --help"]),
+    "option without value": (["generate", "Hi", "--seed"], ["--seed", "argument"]),
+    "limit below one": (["evaluate", "--limit", "0"], ["--limit", "equal to 1"]),
     "unknown method": (["generate", "Hi", "--method", "exactt"], ["'exactt'", *SOLVERS]),
     "negative scale": (["generate", "Hi", "--kl-scale", "-1"], ["scale", "-1"]),
     "unknown expert": (["generate", "Hi", "--experts", f"{EXPERT}s"], [f"did you mean '{EXPERT}'", *SHIPPED]),
@@ -122,6 +128,14 @@ def test_a_fault_is_one_sentence_and_exit_code_2_before_any_model_loads(
     missing = [part for part in map(fill, expected) if part not in shown.err]
     assert not missing, shown.err
     assert [path.name for path in tmp_path.iterdir()] == ["regular"], "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 2), (("--help",), 0), (("bench", "-h"), 0)])
+def test_help_is_shown_whole(arguments: tuple[str, ...], code: int, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only faults become one sentence; `fusionlab` alone shows what there is."""
+    assert run(*arguments) == code
+    shown = capsys.readouterr()
+    assert "Usage: fusionlab" in shown.out and shown.err == ""
 
 
 def feed(monkeypatch: pytest.MonkeyPatch, received: bytes) -> None:

@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 import torch
 from interrupted_evaluation import CELLS, main
-from tiny_tasks import make_row, make_task
+from tiny_tasks import make_choice_task, make_row, make_task
 from tiny_team import make_team
 
+from fusionlab.adapters import merge_adapters
+from fusionlab.baselines import score_continuations_alone
 from fusionlab.cells import Cell, read_cell, read_rows, rescore_folder, write_cell
 from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, ModelError, TaskError, UnknownNameError
 from fusionlab.evaluate import Asking, Evaluator, plan_cells
 from fusionlab.methods import METHODS, choose_methods, find_method
-from fusionlab.tasks import Task
+from fusionlab.tasks import Item, Task
 
 ROOT = Path(__file__).parents[1]
 
@@ -210,10 +212,10 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved(tmp_path: Path, monkeypat
     """A lease of minutes must not be lost to one long prompt."""
     answer = Evaluator.answer
 
-    def small_gpu(self: Evaluator, cell: Cell, prompts: list[str]) -> Any:
-        if len(prompts) > 2:
+    def small_gpu(self: Evaluator, cell: Cell, batch: Sequence[Item]) -> Any:
+        if len(batch) > 2:
             raise torch.OutOfMemoryError("too much")
-        return answer(self, cell, prompts)
+        return answer(self, cell, batch)
 
     whole, _ = evaluate(tmp_path / "whole")
     monkeypatch.setattr(Evaluator, "answer", small_gpu)
@@ -230,6 +232,72 @@ def test_task_arithmetic_needs_adapters(tmp_path: Path) -> None:
     team.experts["a"] = replace(team.experts["a"], loaded=team.small)
     with pytest.raises(ModelError, match="leave out the merged methods"):
         evaluate(tmp_path, [Cell("a", "merged", experts=("a", "b"))], team=team)
+
+
+# -- by likelihood -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phrasing", [0, 1])
+@pytest.mark.parametrize("method", ["large", "small", "expert", "dynamic", "evidence", "merged", "merged-dynamic"])
+def test_a_choice_task_is_answered_by_its_most_probable_option(method: str, phrasing: int, tmp_path: Path) -> None:
+    """The row holds the option's text, also where its letter was asked for; ways of asking and batches change nothing."""
+    task, team = make_choice_task("a"), make_team()
+    cells, _ = plan_cells([task], [method], experts=["a", "b"], asking=Asking(phrasings=[phrasing]))
+    rows, _ = evaluate(tmp_path, cells, team=team, task=task)
+    assert len(rows) == 7 and not rows["extracted"].isna().any()
+    items = {item.id: item for item in task.test}
+    for row in rows.to_dict("records"):
+        item = items[row["item"]]
+        assert row["output"] == row["extracted"] == option_by_hand(team, method, task, item, phrasing)
+        assert row["score"] == float(row["output"] == item.answer)
+        lengths = [1, 1, 1] if phrasing == 1 else [len(choice.split()) for choice in item.choices]
+        assert row["tokens"] == sum(lengths)
+
+
+def option_by_hand(team: Any, method: str, task: Task, item: Item, phrasing: int) -> str:
+    """The option of the highest likelihood, each asked for alone."""
+    found = find_method(method)
+    name, experts = {"small": "small", "expert": "a"}.get(method, "large"), ("a", "b") if method == "evidence" else ("a",)
+    if found.experts == "merged":
+        adapters = [team.backbone.adapter(expert) for expert in ("a", "b")]
+        name = f"by-hand-{len(team.backbone.names)}"
+        team = team.with_expert(merge_adapters(adapters, [0.3, 0.3], name), source="test")
+        experts = (name,)
+    prompt, nats = task.prompt(item, phrasing=phrasing), []
+    for text in [f" {choice}" for choice in (["A", "B", "C"] if phrasing == 1 else item.choices)]:
+        one = (score_continuations_alone(team, name, [prompt], [[text]]) if found.solver is None
+               else team.score([prompt], [[text]], method=found.solver, experts=experts))  # fmt: skip
+        nats.append(one[0][0].nats)
+    return item.choices[nats.index(max(nats))]
+
+
+def test_answers_by_likelihood_are_scored_again_without_models(tmp_path: Path) -> None:
+    """The chosen option is stored, so a corrected gold answer needs no model."""
+    task = make_choice_task("a")
+    before, _ = evaluate(tmp_path, [CELLS[0]], task=task)
+    again = rescore_folder(tmp_path, {"a": task})
+    assert again["score"].tolist() == before["score"].tolist() and again["extracted"].tolist() == before["output"].tolist()
+    item = task.test[0]
+    other = next(choice for choice in item.choices if choice != item.answer)
+    changed = Task(task.spec, task.train, [replace(item, answer=other), *task.test[1:]])
+    rescored = rescore_folder(tmp_path, {"a": changed}).set_index("item")
+    assert rescored.loc[item.id, "score"] == float(rescored.loc[item.id, "output"] == other)
+
+
+@pytest.mark.parametrize("first", ["writing", "likelihood"])
+def test_written_answers_and_chosen_options_are_never_mixed(first: str, tmp_path: Path) -> None:
+    """Two ways of answering are two measurements; files from before there were two hold written answers."""
+    tasks = {way: make_choice_task("a", answering=way) for way in ("writing", "likelihood")}
+    evaluate(tmp_path, [CELLS[0]], task=tasks[first])
+    path = CELLS[0].path(tmp_path)
+    if first == "writing":
+        rows, about = read_cell(path)
+        del about["answering"]
+        write_cell(path, rows, about)
+        assert len(evaluate(tmp_path, [CELLS[0]], task=tasks[first])[1]) == 0
+    second = next(task for way, task in tasks.items() if way != first)
+    with pytest.raises(FusionError, match="holds answers made with other answering and limits"):
+        evaluate(tmp_path, [CELLS[0]], task=second)
 
 
 # -- score again ---------------------------------------------------------------------------------

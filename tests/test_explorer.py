@@ -105,8 +105,9 @@ def test_tokens_reach_the_views_while_they_are_written(panel: Panel, monkeypatch
     assert len(panel.messages("started")) == 1
 
 
-def test_tokens_are_sent_in_batches(panel: Panel) -> None:
-    """Twenty messages a second are enough for eyes, whatever the models manage."""
+def test_tokens_are_sent_in_batches(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message a period is enough for eyes, whatever the models manage; here a long one."""
+    monkeypatch.setattr("fusionlab_widgets.writing._SECONDS_BETWEEN_UPDATES", 1000.0)
     panel.run()
     assert len(panel.messages("started")) + len(panel.messages("more")) < len(panel.explorer.trace)
 

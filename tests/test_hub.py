@@ -17,9 +17,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny_team import make_model, make_tokenizer, save_model
 
-from fusionlab import hub
+from fusionlab import hub, hub_address
 from fusionlab.errors import MissingFileError, ModelError
-from fusionlab.hub import address_to_try, find_model, missing_file
+from fusionlab.hub import find_model, missing_file
+from fusionlab.hub_address import address_to_try
 from fusionlab.models import ModelSource
 from fusionlab.team import Team
 
@@ -221,14 +222,16 @@ def test_an_endpoint_that_is_no_address_is_said_to_be_none(endpoint: str, monkey
     """Reporting 'no network' would send the user looking in the wrong place."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
     with pytest.raises(ModelError, match="HF_ENDPOINT is .*http://host:8080"):
-        hub.hub_is_reachable()
+        hub_address.why_unreachable()
 
 
 def test_reachable_means_that_somebody_listens(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on another port than 443; and not when the user said offline."""
-    assert hub.hub_is_reachable()
+    assert hub_address.why_unreachable() is None
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "refused" in str(hub_address.why_unreachable())
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert not hub.hub_is_reachable()
+    assert hub_address.why_unreachable() == "HF_HUB_OFFLINE is set"
 
 
 def test_a_name_server_that_does_not_answer_does_not_hold_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,8 +244,9 @@ def test_a_name_server_that_does_not_answer_does_not_hold_up(monkeypatch: pytest
         raise OSError("no answer")
 
     monkeypatch.setattr(socket, "create_connection", look_up)
-    monkeypatch.setattr(hub, "_TIMEOUT_SECONDS", 0.05)
-    assert not hub.hub_is_reachable()
+    monkeypatch.setattr(hub_address, "_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://hub")
+    assert hub_address.why_unreachable() == "no answer from hub:80 within 0.05 seconds"
     assert asked.is_set() and not over.is_set()
     over.set()
 
@@ -269,7 +273,7 @@ def test_hub_faults_become_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("401 Client Error.\n\nRepository Not Found for url ...\nPlease make sure ...")
 
     monkeypatch.setattr(hub, "fetch_snapshot", fetch)
-    monkeypatch.setattr(hub, "hub_is_reachable", lambda: True)
+    monkeypatch.setattr(hub, "why_unreachable", lambda: None)
     with pytest.raises(ModelError, match="'owner/nothing' cannot be fetched: 401 Client Error.; check the id") as caught:
         find_model(ModelSource("owner/nothing"))
     assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 from tiny_team import make_team
 from torch import Tensor
 
-from fusionlab import embedded
+from fusionlab import embedded, solvers
 from fusionlab import predictor as module
 from fusionlab.errors import ConstraintError, CorruptFileError, MissingFileError
-from fusionlab.kl import Array, prepare_step
+from fusionlab.kl import Array, cumulants, prepare_step
 from fusionlab.predictor import (
     FEATURES,
     LARGEST_WEIGHT,
@@ -257,6 +258,29 @@ def test_several_experts_are_routed_as_by_evidence() -> None:
     alone = torch.cat([solve(p, q, r[index : index + 1], method="predicted").alpha for index in range(3)], dim=1)
     routed = solve(p, q, r, method="predicted", evidence=evidence).alpha
     torch.testing.assert_close(routed, alone * posterior(evidence), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("in_use")
+@pytest.mark.parametrize("unlikely", [0, 1, 3])
+def test_improbable_experts_are_not_looked_at(unlikely: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four loaded experts mostly are; what is left keeps its weight to the last bit."""
+    p, q, r = make(8, tokens=80, rows=2, experts=3)
+    evidence = torch.tensor([[4.0, 3.0, 2.0], [1.0, 2.0, 0.5]])
+    evidence[:, :unlikely] = -60.0
+    with monkeypatch.context() as patch:
+        patch.setattr(solvers, "_IMPROBABLE", 0.0)
+        whole = solve(p, q, r, method="predicted", evidence=evidence).alpha
+    evaluated: list[int] = []
+
+    def counting(log_p: torch.Tensor, deltas: torch.Tensor, problems: Any, weights: Any) -> Any:
+        evaluated.append(len(problems))
+        return cumulants(log_p, deltas, problems, weights)
+
+    monkeypatch.setattr(solvers, "cumulants", counting)
+    alpha = solve(p, q, r, method="predicted", evidence=evidence).alpha
+    assert sum(evaluated) == 2 * (3 - unlikely)
+    assert torch.equal(alpha[:, unlikely:], whole[:, unlikely:])
+    assert not alpha[:, :unlikely].any() and float(whole[:, :unlikely].sum()) < 1e-5
 
 
 @pytest.mark.usefixtures("in_use")

@@ -28,7 +28,7 @@ Skip = Callable[[ast.AST], bool]
 # Lower layers first: a module imports only from earlier rows and its own; imports for type checkers are free.
 LAYERS = [
     {"errors"},
-    {"allocator", "constraint", "kl", "nf4", "prompts", "sampling", "vocab"},
+    {"allocator", "atomic_file", "constraint", "hub_address", "kl", "nf4", "prompts", "sampling", "vocab"},
     {"joint", "predictor", "search", "solvers"},
     {
         "page_script",
@@ -43,12 +43,13 @@ LAYERS = [
     },
     {"tables"},
     {"adapters", "cached", "embedded", "hub", "key_values", "models", "remote"},
-    {"decode", "decode_batch", "record", "speculate"},
+    {"decode", "decode_batch", "likelihood", "record", "speculate"},
     {"loading", "team"},
     {"session"},
     {"baselines", "cells", "evaluate", "methods", "scores", "train"},
     {"study"},
     {"bench", "experiments"},
+    {"sweep_cli"},
     {"cli", "doctor"},
 ]
 WIDGETS_MAY_IMPORT = {

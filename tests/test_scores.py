@@ -132,6 +132,16 @@ def test_a_malformed_record_names_its_file(text: str, tmp_path: Path) -> None:
         read_records(path)
 
 
+def test_a_record_of_another_way_of_answering_is_left_out(tmp_path: Path) -> None:
+    """The share of a bound would compare chosen options with written ones."""
+    written, chosen = ({"value": 30.0, "answering": way} for way in ("writing", "likelihood"))
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({"full": {"truth": written, "math": written, "own": written},
+                                "lora": {"truth": chosen, "math": chosen, "unseen": {"value": 1.0}}}))  # fmt: skip
+    assert {name: sorted(found) for name, found in read_records(path).items()} == {
+        "full": ["math", "own"], "lora": ["truth", "unseen"]}  # fmt: skip
+
+
 def test_a_record_is_read_from_where_it_is_named(tmp_path: Path) -> None:
     """--scores with a typo is an error; the default file may be missing."""
     path = tmp_path / "scores.json"

@@ -154,6 +154,22 @@ def test_table_3_compares_time_per_answer_and_per_token() -> None:
     assert data.loc[("large", "math"), "seconds_per_1000"] == 2000
 
 
+def test_no_time_per_token_where_nothing_is_written() -> None:
+    """Reading options is no decoding: claims on the price of a token are decided by the tasks that are written."""
+    compared = {"answering": "likelihood", "seconds": 9.0}
+    answers = study(cell("math", "large", [0, 1]), cell("math", "dynamic", [0, 1], seconds=2.0),
+                    cell("trivia", "large", [0, 1]), cell("trivia", "dynamic", [0, 1], **compared),
+                    cell("truth", "large", [0, 1], **compared | {"seconds": 3.0}),
+                    cell("truth", "dynamic", [0, 1], **compared))  # fmt: skip
+    data = tables.time_table(answers).data.set_index(["method", "task"])
+    assert data.loc[("dynamic", "truth"), "relative"] == 3.0
+    assert data.loc[("dynamic", "truth"), ["ms_per_token", "relative_per_token"]].isna().all()
+    assert tables.time_table(answers).shown["of large, per token"].tolist()[1] == "2.00"
+    claim = next(claim for claim in CLAIMS if "three times as long" in claim.text)
+    verdict = claim.judge(Measured(answers))
+    assert verdict.word == HOLDS and verdict.measured == "2.00 (math only)"
+
+
 def test_times_of_two_machines_are_not_compared() -> None:
     """A large model on a GPU and a fusion on a laptop give a ratio of machines, not of methods."""
     answers = study(cell("math", "large", [0, 1], device="cuda:0"), cell("math", "dynamic", [1, 1], device="cpu"))
@@ -396,6 +412,18 @@ def test_the_full_plan_holds_the_quick_one() -> None:
     whole, _ = plan_study(tasks, ["math", "trivia"], FULL)
     assert set(quick) <= set(whole)
     assert len(whole) == len(set(whole))
+
+
+@pytest.mark.parametrize("groups", [QUICK, FULL])
+def test_options_are_compared_by_every_method_of_the_tables(groups: Any) -> None:
+    """They cost little, so even two cores can show them all; claims on these tasks then have what they need."""
+    tasks_ = {name: load_task(name) for name in ("trivia", "truth", "unseen")}
+    cells, _ = plan_study(tasks_, ["math", "truth"], groups)
+    several = {"large", "paper-multi", "joint", "average", "evidence", "merged", "merged-static", "merged-dynamic"}
+    asked = {task: {one.method for one in cells if one.task == task} for task in tasks_}
+    assert several <= asked["unseen"]
+    assert several | {"expert", "proxy-1", "dynamic"} <= asked["truth"]
+    assert groups is FULL or "joint" not in asked["trivia"]
 
 
 def test_what_cannot_run_is_left_out_with_a_note() -> None:

@@ -66,6 +66,18 @@ def test_shipped_answers_are_scored_by_todays_rules(packed: Path) -> None:
     assert means["large"] == pytest.approx(2 / 6) and means["evidence"] == pytest.approx(5 / 6)
 
 
+def test_answers_of_another_way_are_left_out_of_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was written before options were compared would be shown as if likelihood had chosen it."""
+    item = load_task("truth").test[0]
+    rows = [make_row(task="truth", method=method, item=item.id, output=item.answer, answering=way)
+            for method, way in (("large", "writing"), ("small", "likelihood"))]  # fmt: skip
+    shipped.pack_rows(pandas.concat([trivia_rows(), as_frame(rows)]), tmp_path)
+    answers = command.shipped_study(tmp_path).answers
+    assert answers.rows.groupby("task")["method"].unique().loc["truth"].tolist() == ["small"]
+    assert set(answers.rows.loc[answers.rows["task"] == "trivia", "method"]) == set(METHODS)
+    assert "truth: stored answers are left out" in capsys.readouterr().err
+
+
 def test_items_that_a_task_no_longer_has_are_named(packed: Path) -> None:
     """A study of other data must not be shown under today's name."""
     rows = shipped.read_shipped_rows(packed)

@@ -154,7 +154,7 @@ def test_items_with_choices_are_multiple_choice(tmp_path: Path) -> None:
     rows = [{"question": "Which is a metal?", "answer": "iron", "choices": ["wool", "iron"]}]
     (tmp_path / "metals.jsonl").write_text("\n".join(map(json.dumps, rows)))
     task = load_task(tmp_path / "metals.jsonl")
-    assert (task.spec.extractor, task.spec.metric) == ("choice", "accuracy")
+    assert (task.spec.extractor, task.spec.metric, task.spec.answering) == ("choice", "accuracy", "likelihood")
     assert task.prompt(task.test[0]) == "Question: Which is a metal?\nOptions:\n- wool\n- iron\nAnswer:"
     assert task.score(" Iron.", task.test[0]) == 1.0
 
@@ -236,6 +236,8 @@ def test_a_spec_beside_a_single_file_has_its_name(tmp_path: Path) -> None:
             '{"phrasings": [{"block": "{question}",\n"letter": true}]}',
             "line 2: unknown field 'letter'; did you mean 'letters'?",
         ),
+        ('{\n"answering": "guess"}', "line 2: unknown answering: 'guess'; use one of writing, likelihood"),
+        ('{\n"answering": "likelihood"}', "line 2: task 'bad' is answered by likelihood, and extractor first_line"),
         ('{\n"metric": "accuracy"}', "line 2: task 'bad' has metric accuracy with extractor first_line"),
     ],
 )
@@ -247,6 +249,18 @@ def test_a_malformed_spec_names_file_and_line(tmp_path: Path, spec: str, message
     with pytest.raises(TaskError) as caught:
         load_task(folder)
     assert f"{folder / 'task.json'}, {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "answering"),
+    [('{"answering": "writing"}', "writing"), ('{"extractor": "first_line", "metric": "exact_match"}', "writing"),
+     ('{"max_shots": 2}', "likelihood")],
+)  # fmt: skip
+def test_a_spec_says_whether_options_are_written_or_compared(tmp_path: Path, spec: str, answering: str) -> None:
+    """Options are compared unless the file says otherwise, or names an extractor that needs a written text."""
+    (tmp_path / "test.jsonl").write_text('{"question": "Which?", "answer": "iron", "choices": ["wool", "iron"]}\n')
+    (tmp_path / "task.json").write_text(spec)
+    assert load_task(tmp_path).spec.answering == answering
 
 
 @pytest.mark.parametrize("spec", ['{"target_field": "long"}', '{"extractor": "choice", "metric": "accuracy"}'])

@@ -444,11 +444,10 @@ def test_flips_are_marked_without_colour(browser: Browser, trace_page: tuple[Tra
     """Print, and one reader in twelve, has no colour to go by: underline, glyph and letter."""
     trace, path = trace_page
     page, _ = open_page(browser, path)
-    read = "nodes => nodes.map(node => (node.dataset.mark ?? node.querySelector('[data-mark]').dataset.mark))"
-    marks = page.locator(".strip .flip").evaluate_all(read)
+    marks = page.locator(".strip .flip").evaluate_all("nodes => nodes.map(node => node.dataset.mark)")
     by = [int(e) for e in trace.flipped_by if e >= 0]
     assert marks == [f"▲{'AB'[e]}" for e in by]
-    style = page.locator(".strip .flip").first.evaluate("node => getComputedStyle(node).textDecorationLine")
+    style = page.locator(".strip .flip .piece").first.evaluate("node => getComputedStyle(node).textDecorationLine")
     assert style == "underline"
     legend = page.locator(".legend").inner_text()
     assert "not the large model’s own" in legend

@@ -356,7 +356,7 @@ def test_set_changes_settings_and_refuses_unknown_names() -> None:
     assert (some.steps, some.corpus.chunks) == (7, 3)
     assert {expert.task: expert.rank for expert in experts} == dict.fromkeys(("math", "summary", "trivia", "truth"), 32)
     assert {expert.task: expert.epochs for expert in experts}["math"] == 2
-    assert (bounds.seed, experts[0].seed) == (5, 1)
+    assert (bounds, experts[0].seed) == ({"seed": 5}, 1)
     for wrong in ("heal.stepz=7", "poetry.epochs=1"):
         with pytest.raises(UnknownNameError, match=r"known|one of"):
             settings_from(parse(["all", "--set", wrong]))

@@ -6,33 +6,27 @@ import json
 import string
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_llama import VOCABULARY, Letters, tiny_llama
+from tiny_llama import VOCABULARY, HfLetters, Letters, tiny_llama
+from tiny_tasks import copying
 from torch.nn import functional as F
 
+from fusionlab.errors import ModelError
 from fusionlab.nf4 import load_tensors, pack_nf4, save_tensors, unpack_nf4
 from fusionlab.tasks.task import Item, Phrasing, Task, TaskSpec
-from fusionlab.train.bounds import train_bounds
+from fusionlab.train.bounds import settings_of, train_bounds
 from fusionlab.train.documents import Document, Writer, pad_batch, plan_batches
-from fusionlab.train.expert import attach_adapter, plain_config, prompt_log_likelihoods, train_expert
+from fusionlab.train.expert import attach_adapter, plain_config, prompt_log_likelihoods, score_alone, train_expert
 from fusionlab.train.llama import hidden_states, logits_from_states, read_llama
 from fusionlab.train.run import Run
-from fusionlab.train.settings import ExpertSettings, TuneSettings
-from fusionlab.train.tune import token_loss, tune, tune_low_rank, tune_whole
+from fusionlab.train.settings import BOUND_EPOCHS, ExpertSettings, TuneSettings
+from fusionlab.train.tune import Partners, token_loss, tune, tune_low_rank, tune_whole
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def copying(*, phrasings: tuple[Phrasing, ...] = (Phrasing("{question}:"),)) -> Task:
-    """A task for tests: repeat a letter."""
-    items = [Item(f"{index}", letter, letter) for index, letter in enumerate(string.ascii_lowercase[:24])]
-    spec = TaskSpec("copying", "repeat a letter", extractor="first_line", metric="exact_match", phrasings=phrasings)
-    return Task(spec, items, items[:4])
 
 
 # -- documents ---------------------------------------------------------------------------------------
@@ -101,6 +95,34 @@ def test_the_token_loss_equals_a_loop_over_tokens(seed: int, prompt_weight: floa
     assert float(token_loss(model, ids, weights)) == pytest.approx(total / norm, rel=1e-4)
 
 
+def test_with_partners_the_answers_loss_is_mixed_with_that_of_the_fused_distribution() -> None:
+    """An expert is trained where it is used: on softmax(log P + log R - log Q), and its prompts on its own."""
+    large, small, expert = (read_llama(tiny_llama(layers=layers, seed=layers), dtype=torch.float32) for layers in (3, 1, 2))
+    documents = [Document([5, 6, 7, 8, 9], [0.1, 0.1, 1.0, 1.0, 1.0]), Document([3, 2, 1], [0.1, 1.0, 1.0])]
+    ids, weights = pad_batch(documents, device="cpu")
+    total, norm = 0.0, 0.0
+    for document in documents:
+        whole = torch.tensor([document.ids])
+        log_p, log_q, log_r = (
+            torch.log_softmax(logits_from_states(model, hidden_states(model, whole))[0].double(), -1)
+            for model in (large, small, expert)
+        )
+        log_fused = torch.log_softmax(log_p + log_r - log_q, -1)
+        for position in range(1, len(document.ids)):
+            weight, token = document.weights[position], document.ids[position]
+            alone, fused = -float(log_r[position - 1, token]), -float(log_fused[position - 1, token])
+            total += weight * (0.25 * alone + 0.75 * fused if weight == 1 else alone)
+            norm += weight
+    loss = token_loss(expert, ids, weights, partners=Partners(large, small, 0.75))
+    assert float(loss) == pytest.approx(total / norm, rel=1e-4)
+
+
+def test_an_expert_for_fusion_without_a_large_model_is_an_error() -> None:
+    """Falling back to the plain loss would give another expert than the one asked for."""
+    with pytest.raises(ModelError, match="no large model"):
+        train_expert(tiny_llama(), copying(), Letters(), ExpertSettings(task="copying"), say=lambda line: None)
+
+
 def test_untrained_masters_are_the_model_itself() -> None:
     """Low rank starts from no change at all, whole from the very weights."""
     model = read_llama(tiny_llama(), dtype=torch.float32)
@@ -132,7 +154,7 @@ def test_bounds_record_scores_and_are_not_trained_twice(tmp_path: Path, monkeypa
     monkeypatch.setattr(tasks, "load_task", lambda name: replace_name(copying(), name))
     lines: list[str] = []
     run = Run(out=tmp_path, work=tmp_path, device="cpu", dtype=torch.float32, say=lines.append)
-    settings = TuneSettings(epochs=2, batch_tokens=64, test_items=3)
+    settings = {"epochs": 2, "batch_tokens": 64, "test_items": 3}
     large = tiny_llama()
     for _ in range(2):
         train_bounds(run, settings, ["a", "b"], large=large, tokenizer=HfLetters())
@@ -144,25 +166,65 @@ def test_bounds_record_scores_and_are_not_trained_twice(tmp_path: Path, monkeypa
     assert sum("already there" in line for line in lines) == 5
 
 
+def test_a_bound_that_was_scored_in_another_way_is_scored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score of written answers is no bound for chosen options."""
+    from fusionlab import tasks
+
+    monkeypatch.setattr(tasks, "load_task", lambda name: replace_name(copying(), name))
+    lines: list[str] = []
+    run = Run(out=tmp_path, work=tmp_path, device="cpu", dtype=torch.float32, say=lines.append)
+
+    def train() -> int:
+        train_bounds(run, {"epochs": 1, "batch_tokens": 64, "test_items": 2}, ["a"], large=tiny_llama(),
+                     tokenizer=HfLetters(), kinds=["large-full"])  # fmt: skip
+        return sum("already there" in line for line in lines)
+
+    train()
+    assert train() == 1
+    path = tmp_path / "scores.json"
+    path.write_text(path.read_text().replace('"writing"', '"likelihood"'))
+    assert train() == 1 and '"writing"' in path.read_text()
+
+
+def test_a_change_of_the_bounds_settings_is_taken_whatever_its_value() -> None:
+    """A value that happens to be another record's default must not read as "not set"."""
+    assert settings_of("large-full", ["math"], {}).epochs == BOUND_EPOCHS["math"]
+    assert settings_of("large-full", ["math"], {"epochs": 8}).epochs == 8
+    assert settings_of("large-lora", ["math"], {"learning_rate": 3e-4}).learning_rate == 3e-4
+    assert settings_of("large-multi", ["math", "trivia"], {}).epochs == BOUND_EPOCHS["trivia"]
+
+
 def replace_name(task: Task, name: str) -> Task:
     """The same task under another name."""
     return replace(task, spec=replace(task.spec, name=name))
 
 
-class HfLetters(Letters):
-    """`Letters` with the two calls that scoring makes."""
+# -- choice ------------------------------------------------------------------------------------------
 
-    def __call__(self, texts: list[str], **_: Any) -> Any:
-        from transformers import BatchEncoding
 
-        rows = [self.encode(text) for text in texts]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
-
-    def batch_decode(self, rows: Any, **_: Any) -> list[str]:
-        return ["".join(map(chr, row)) for row in rows.tolist()]
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_model_alone_chooses_the_option_that_its_whole_forward_finds_most_probable(adapted: bool) -> None:
+    """Scores at training time must be those that evaluation gives; the slow reference reads one option at a time."""
+    options = [["x", "yes it", "no"], ["a bc", "b", "cdef"], ["q", "r", "it is"]]
+    spec = TaskSpec("choosing", "options", extractor="choice", metric="accuracy", answering="likelihood")
+    task = Task(spec, [], [Item(f"{i}", "why" * (3 - i), some[i], fields={"choices": some})
+                           for i, some in enumerate(options)])  # fmt: skip
+    model, letters = tiny_llama(), HfLetters()
+    if adapted:
+        settings = ExpertSettings(task="a", epochs=3, batch_tokens=64, learning_rate=1e-2, warmup_steps=1, fused_share=0)
+        trained = train_expert(model, copying(), letters, settings, dtype=torch.float32, say=lambda line: None)
+        model = attach_adapter(model, trained.tensors, trained.config)
+    right = []
+    for item in task.test:
+        nats = []
+        for option in item.choices:
+            prompt, text = letters.encode(task.prompt(item)), letters.encode(f" {option}")
+            with torch.no_grad():
+                log_p = model(torch.tensor([prompt + text])).logits[0].log_softmax(-1)
+            nats.append(sum(float(log_p[len(prompt) - 1 + at, token]) for at, token in enumerate(text)))
+        right.append(item.choices[nats.index(max(nats))] == item.answer)
+    found = score_alone(model, task, letters, batch=7)
+    assert found["percent"] == pytest.approx(100 * sum(right) / 3, abs=0.01) and found["n"] == 3
 
 
 # -- experts -----------------------------------------------------------------------------------------
@@ -174,7 +236,7 @@ def test_a_stored_expert_gives_the_same_logits_in_peft_and_in_the_shared_backbon
 
     model = tiny_llama()
     settings = ExpertSettings(
-        task="copying", rank=64, alpha=128, epochs=2, batch_tokens=64, learning_rate=1e-2, warmup_steps=2
+        task="copying", rank=64, alpha=128, epochs=2, batch_tokens=64, learning_rate=1e-2, warmup_steps=2, fused_share=0.0
     )
     trained = train_expert(model, copying(), Letters(), settings, dtype=torch.float32, say=lambda line: None)
     path = tmp_path / "copying.safetensors"
@@ -207,6 +269,7 @@ def test_training_an_expert_is_repeatable_and_lowers_its_loss() -> None:
             copying(),
             Letters(),
             settings,
+            large=tiny_llama(layers=3, seed=5),
             dtype=torch.float32,
             log_every=3,
             say=lambda line: None,

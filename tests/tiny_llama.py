@@ -1,4 +1,4 @@
-"""A random Llama and a tokenizer of letters, for tests of training."""
+"""A random Llama and tokenizers of letters, for tests of training."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ class Letters:
 
     def __len__(self) -> int:
         return VOCABULARY
+
+
+class HfLetters(Letters):
+    """`Letters` with the two calls that scoring makes."""
+
+    def __call__(self, texts: list[str], padding: bool = False, **_: Any) -> Any:
+        from transformers import BatchEncoding
+
+        rows = [self.encode(text) for text in texts]
+        if not padding:
+            return BatchEncoding({"input_ids": rows})
+        longest = max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
+
+    def batch_decode(self, rows: Any, **_: Any) -> list[str]:
+        return ["".join(map(chr, row)) for row in rows.tolist()]
 
 
 def tiny_llama(*, layers: int = 3, seed: int = 0) -> Any:

@@ -4,6 +4,7 @@ import { mountMessage, mountTrace } from "./controls.js";
 
 function render({ model, el: element }) {
   let handle = null;
+  element.classList.add("fusionlab-live-trace"); // the saved view beside it is hidden by this
 
   function mount() {
     handle?.destroy();

@@ -1,7 +1,8 @@
 """A saved trace in a notebook: strip, heatmap, KL curves, inspector and constraint controls, without a model.
 
-The views run in the browser and solve the trace again there. Beside the widget the output carries the same views as
-text/html, so that a saved notebook, its nbconvert page and a restarted kernel still show them.
+The views run in the browser and solve the trace again there. JupyterLab shows "Loading widget..." where a widget's kernel
+is gone, whatever else that output holds; so a second output follows, the same views as HTML, which the live widget hides
+and which is what a saved notebook, its nbconvert page and a restarted kernel show.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fusionlab.page_script import bundle
 from fusionlab.trace import Trace
 from fusionlab.trace_html import traces_to_output
 from fusionlab.trace_payload import trace_payload
+from fusionlab.trace_text import trace_to_text
 
 try:
     import anywidget
@@ -24,6 +26,10 @@ except ImportError as error:
     raise MissingPackageError("widgets need anywidget", remedy="pip install 'fusionlab[lab]'") from error
 
 HTML, PLAIN = "text/html", "text/plain"
+LIVE, SAVED = "fusionlab-live-trace", "fusionlab-saved-trace"  # classes of the two outputs
+_OUTPUT = ".jp-OutputArea-child"
+_HIDE_SAVED = f"{_OUTPUT}:has(.{LIVE}) + {_OUTPUT}:has(.{SAVED}) {{ display: none; }}"
+_HIDE_DEAD = f"{_OUTPUT}:not(:has(.{LIVE})):has(+ {_OUTPUT} .{SAVED}) {{ display: none; }}"
 
 
 class TraceView(anywidget.AnyWidget):
@@ -43,6 +49,7 @@ class TraceView(anywidget.AnyWidget):
     """
 
     _esm = bundle(Path(__file__).with_name("trace_view.js"), module=True)
+    _css = _HIDE_SAVED
 
     payload = traitlets.Dict().tag(sync=True)
     constraint = traitlets.Dict().tag(sync=True)
@@ -59,18 +66,32 @@ class TraceView(anywidget.AnyWidget):
         super().__init__(**traits)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        shown = super()._repr_mimebundle_(**options)
-        data, metadata = shown if isinstance(shown, tuple) else (shown or {}, {})
-        return dict(data) | {HTML: self._fallback(), PLAIN: repr(self)}, metadata
+        """The widget and the saved view in one bundle, for those who ask for one."""
+        data, metadata = self._live(**options)
+        return data | {HTML: self.to_output()}, metadata
 
-    def __repr__(self) -> str:
-        return f"TraceView({self.trace!r})" if self.trace is not None else f"TraceView: {self.problem}"
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
 
-    def _fallback(self) -> str:
-        """The views without a kernel; the trace as it was given, whatever the controls were moved to."""
+        data, metadata = self._live()
+        display(data, metadata=metadata, raw=True)
+        saved = f'<div class="{SAVED}"><style>{_HIDE_DEAD}</style>{self.to_output()}</div>'
+        text = trace_to_text(self.trace) if self.trace is not None else self.problem
+        display({HTML: saved, PLAIN: text}, raw=True)
+
+    def to_output(self) -> str:
+        """The views as HTML that needs no kernel; the trace as it was given, whatever the controls were moved to."""
         if self.trace is None:
             return f'<p role="alert">{html.escape(self.problem)}</p>'
         return traces_to_output([self.trace])
+
+    def _live(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        shown = super()._repr_mimebundle_(**options)
+        data, metadata = shown if isinstance(shown, tuple) else (shown or {}, {})
+        return dict(data) | {PLAIN: repr(self)}, metadata
+
+    def __repr__(self) -> str:
+        return f"TraceView({self.trace!r})" if self.trace is not None else f"TraceView: {self.problem}"
 
 
 def _read(trace: object) -> Trace:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.baselines import generate_alone
 from fusionlab.solvers import KLConstraint
 
@@ -118,15 +119,10 @@ def most_moved(traces: Sequence[Trace]) -> Trace:
 
 def save_run(folder: Path, scores: pd.DataFrame, traces: dict[str, Sequence[Trace]]) -> None:
     """Write results.parquet, and per task its traces as Parquet and as one HTML page."""
-    import os
-
     from fusionlab.trace import save_traces
     from fusionlab.trace_html import traces_to_html
 
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".results.{os.getpid()}.partial"
-    scores.to_parquet(partial, index=False)
-    os.replace(partial, folder / "results.parquet")
+    write_atomically(folder / "results.parquet", lambda draft: scores.to_parquet(draft, index=False))
     for task, some in traces.items():
         save_traces(some, folder / f"traces-{task}.parquet")
         traces_to_html(list(some), folder / f"traces-{task}.html")

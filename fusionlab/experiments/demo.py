@@ -1,4 +1,4 @@
-"""The main job: run the demo notebook with papermill and leave everything that it made in one folder.
+"""The main job: run the demo notebook as an experiment and leave everything that it made in one folder.
 
 Writes demo.ipynb (executed), demo.html (self-contained), results.parquet and the traces. This process only
 drives the kernel, so it stays small; models live in the kernel.
@@ -7,7 +7,6 @@ drives the kernel, so it stays small; models live in the kernel.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -15,65 +14,42 @@ from typing import Any
 
 from fusionlab.allocator import release_freed_memory
 from fusionlab.errors import FusionError, MissingFileError, OutputError
+from fusionlab.experiments.execution import Failure, execute_notebook
+from fusionlab.experiments.kernel import WarmKernel
+from fusionlab.experiments.notebook import load_notebook
+from fusionlab.experiments.pages import write_page
+from fusionlab.experiments.parameters import check_values
+from fusionlab.experiments.recording import FOLDER_VARIABLE
+from fusionlab.experiments.run_key import Run
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_demo.ipynb"
-PLOTLY_TYPE = "application/vnd.plotly.v1+json"
 
 
-def run_demo(out: Path, parameters: dict[str, Any]) -> None:
-    """Execute the notebook into `out`. Raises `OutputError`, or papermill's error with the failing cell."""
-    import papermill
+def run_demo(out: Path, parameters: dict[str, Any]) -> Failure | None:
+    """Execute the notebook into `out`, as `fusionlab run` would; what comes back is the cell that failed, if one did.
 
+    Raises OutputError, NotebookError and UnknownNameError for parameters that the notebook does not take.
+    """
     if not NOTEBOOK.is_file():
         raise MissingFileError(f"{NOTEBOOK} is missing", remedy="run the demo from a checkout of fusionlab")
+    notebook = load_notebook(NOTEBOOK)
+    given = check_values(notebook.parameters, {"output_folder": str(out.resolve()), **parameters}, where="demo")
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()
         (out / ".writable").unlink()
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}", remedy="choose another --out") from error
-    os.environ["TQDM_DISABLE"] = "1"  # progress bars of the kernel: papermill's own is the one to watch
-    executed = out / "demo.ipynb"
-    release_freed_memory()  # what the imports used: from here on the kernel needs it
-    papermill.execute_notebook(
-        NOTEBOOK, executed, parameters={"output_folder": str(out.resolve()), **parameters},
-        kernel_name="python3", progress_bar=sys.stderr.isatty(), log_output=False,
-    )  # fmt: skip
-    write_page(executed, out / "demo.html")
-
-
-def write_page(notebook: Path, page: Path) -> None:
-    """The executed notebook as one HTML file that needs no network: figures carry plotly's own script, once."""
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    content = nbformat.read(notebook, as_version=4)
-    embed_figures(content)
-    content.metadata.pop("widgets", None)  # a widget state makes nbconvert load its manager from a CDN
-    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    for remote in ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"):
-        if exporter.has_trait(remote):
-            setattr(exporter, remote, "")
-    exporter.exclude_anchor_links = True
-    html, _ = exporter.from_notebook_node(content)
-    partial = page.with_name(f".{page.name}.{os.getpid()}.partial")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, page)
-
-
-def embed_figures(content: Any) -> None:
-    """Replace every plotly output by HTML that draws it; the first one brings the script along."""
-    from plotly import io
-
-    script: bool = True
-    for cell in content.cells:
-        for output in cell.get("outputs", []):
-            figure = output.get("data", {}).get(PLOTLY_TYPE)
-            if figure is not None:
-                figure = {key: figure[key] for key in ("data", "layout") if key in figure}
-                html = io.to_html(figure, include_plotlyjs=script, full_html=False, validate=False)
-                output["data"] = {"text/html": html}
-                script = False
+    run = Run("demo", 0, notebook.name, notebook.text, notebook.kernel, given)
+    kernel = WarmKernel(run.kernel, environment={"TQDM_DISABLE": "1"})  # the bar to watch is papermill's own
+    try:
+        kernel.prepare({FOLDER_VARIABLE: str(out.resolve())})
+        release_freed_memory()  # what the imports used: from here on the kernel needs it
+        failure = execute_notebook(run, out / "demo.ipynb", kernel, progress=sys.stderr.isatty())
+    finally:
+        kernel.close()
+    write_page(out / "demo.ipynb", out / "demo.html")
+    return failure
 
 
 def print_results(out: Path, seconds: float) -> None:
@@ -96,7 +72,7 @@ def print_results(out: Path, seconds: float) -> None:
 
 
 def main() -> int:
-    """`python -m fusionlab.experiments.demo`; exit code 2 with one sentence for a `FusionError`."""
+    """`python -m fusionlab.experiments.demo`; 1 where a cell fails, 2 with one sentence for a `FusionError`."""
     parser = argparse.ArgumentParser(prog="python -m fusionlab.experiments.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--items", type=int, help="items per task")
@@ -109,7 +85,11 @@ def main() -> int:
     out: Path = options.pop("out")
     started = time.perf_counter()
     try:
-        run_demo(out, {name: value for name, value in options.items() if value is not None})
+        failure = run_demo(out, {name: value for name, value in options.items() if value is not None})
+        if failure is not None:
+            print(f"{failure.kind} in a cell of the demo: {failure.message}\n{failure.traceback}", file=sys.stderr)
+            print(f"the executed notebook, with the error: {out / 'demo.html'}", file=sys.stderr)
+            return 1
         print_results(out, time.perf_counter() - started)
     except FusionError as error:
         print(f"fusionlab: {error}", file=sys.stderr)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import FusionError, MissingFileError
 from fusionlab.scores import read_records
 from fusionlab.study import shipped
@@ -36,7 +37,6 @@ from fusionlab.study.report import (
     put_between_marks,
     verdict_rows,
     write_study,
-    write_text,
 )
 
 if TYPE_CHECKING:
@@ -149,7 +149,10 @@ def load_embedded(settings: Settings) -> Team:
 
 def shipped_study(folder: Path | None = None) -> Inputs:
     """The full study's answers, scored by today's rules, without models. Raises MissingFileError, CorruptFileError."""
-    rows = shipped.rescore(shipped.read_shipped_rows(folder))
+    rows, other = shipped.answered_as_now(shipped.read_shipped_rows(folder))
+    for task in other:
+        say(f"{task}: stored answers are left out, as the task is answered in another way now")
+    rows = shipped.rescore(rows)
     weights, likeness, bench = (shipped.read_frame(name, folder) for name in shipped.FRAMES)
     return Inputs(Answers(rows, read_records()), weights, likeness, bench, read_training(), shipped.read_about(folder))
 
@@ -199,7 +202,7 @@ def pack(folders: Sequence[Path], target: Path, *, settings: Settings, condition
             "likeness from": f"{settings.contexts} items per task",
         }
         shutil.rmtree(target / ".probe")  # kept until here, so that a stopped packing goes on
-    write_text(target / shipped.ABOUT, json.dumps(about, indent=1) + "\n")
+    write_atomically(target / shipped.ABOUT, json.dumps(about, indent=1) + "\n")
     return [*written, target / shipped.ABOUT]
 
 
@@ -273,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                            shipped_folder=Path(source) if isinstance(source, str) else None)  # fmt: skip
         pages = write_study(study, out)
         if options["page"]:
-            write_text(options["page"], pages[1].read_text(encoding="utf-8"))
+            write_atomically(options["page"], pages[1].read_text(encoding="utf-8"))
         if options["readme"]:
             put_between_marks(options["readme"], main_table(study, page=options["page"] and options["page"].as_posix()))
         print_study(study, pages, time.perf_counter() - started)

@@ -2,8 +2,8 @@
 
 import { chipOf, el, hueOf, nats, number, svg } from "./dom.js";
 
-const [WIDTH, HEIGHT] = [260, 158];
-const BOX = { left: 36, right: 12, top: 10, bottom: 26 };
+const [WIDTH, HEIGHT] = [260, 161];
+const BOX = { left: 36, right: 12, top: 10, bottom: 29 };
 const POINTS = 80;
 
 /** Panels for one token; token is of resolve.js, weights (E,). Nodes, empty where there is nothing to draw. */
@@ -55,7 +55,7 @@ function drawPanel({ axis, top, weight, aims, constraint, alone }) {
     alone ? svg("circle", { class: "forward-dot", cx: x(weight), cy: y(at[0]), r: 3 }) : null,
     alone ? svg("circle", { class: "reverse-dot", cx: x(weight), cy: y(at[1]), r: 3 }) : null);
   const ticks = [0, 0.5, 1, 1.5, 2].filter((a) => a <= top).map((a) => svg("text", {
-    x: x(a), y: HEIGHT - 11, "text-anchor": "middle", text: String(a),
+    x: x(a), y: HEIGHT - 14, "text-anchor": "middle", text: String(a),
   }));
   const limit = constraint.alpha_max < top
     ? svg("rect", { class: "beyond", x: x(constraint.alpha_max), y: BOX.top, width: x(top) - x(constraint.alpha_max), height: floor - BOX.top })
@@ -69,7 +69,7 @@ function drawPanel({ axis, top, weight, aims, constraint, alone }) {
   shown, limit, svg("path", { class: "axis", d: `M${x(0)} ${BOX.top}V${floor}H${x(top)}` }), ...ticks,
   svg("text", { x: BOX.left - 5, y: floor, "text-anchor": "end", text: "0" }),
   svg("text", { x: BOX.left - 5, y: BOX.top + 8, "text-anchor": "end", text: nats(highest) }),
-  svg("text", { x: WIDTH - BOX.right, y: HEIGHT - 1, "text-anchor": "end", text: "weight α" }));
+  svg("text", { x: WIDTH - BOX.right, y: HEIGHT - 2.5, "text-anchor": "end", text: "weight α" }));
 }
 
 function target(kind, y) {

@@ -5,14 +5,14 @@
 // divergences are the sums of the single ones, and what the experts do to each other is estimated from a sample of the
 // vocabulary; such tokens are counted as `estimated` where the budget cuts them.
 
+import { FLOOR_MARGIN, listedCandidates, storedCandidates } from "./candidates.js";
 import { Atoms, Axis } from "./divergence.js";
 import { rowOf } from "./payload.js";
+import { searchWeight } from "./weight_search.js";
 
 const IMPROBABLE = 1e-6; // as in solvers.py
 const NEGLIGIBLE = 1e-4; // weights below this share of the greatest change no figure that is shown
 const TIE = [1e-6, 1e-9]; // as in solvers.py: ends that differ by less, as a share of J and of f^2 + g^2, are equally low
-const SCAN = 12; // points looked at between two weights of the grid
-const GOLDEN = (Math.sqrt(5) - 1) / 2;
 
 export const DEFAULTS = { scale: 1, direction: "both", alpha_max: 2, budget: null, force: null };
 
@@ -103,49 +103,6 @@ class Token {
     }
     if (constraint.force) alpha = forceWeights(this.trace, this.index, alpha, constraint.force);
     return { alpha, estimated };
-  }
-
-  /** The minimiser of J on one expert's axis for targets F and G, and J there. */
-  search(expert, forward, reverse, constraint) {
-    const axis = this.axes[expert];
-    const byForward = constraint.direction !== "reverse";
-    const byReverse = constraint.direction !== "forward";
-    const objective = (weight) => {
-      axis.moveTo(weight);
-      const f = byForward ? weight * axis.slope - axis.h - forward : 0;
-      const g = byReverse ? axis.mass * axis.h - reverse : 0;
-      return f * f + g * g;
-    };
-    const top = constraint.alpha_max;
-    const nodes = axis.grid.filter((weight) => weight < top);
-    nodes.push(top);
-    const f = nodes.map((weight) => (byForward ? axis.forward(weight) : 0));
-    const g = nodes.map((weight) => (byReverse ? axis.reverse(weight) : 0));
-    const aim = [byForward ? forward : 0, byReverse ? reverse : 0];
-    let best = [Infinity, 0];
-    nodes.forEach((weight, i) => {
-      const value = (f[i] - aim[0]) ** 2 + (g[i] - aim[1]) ** 2;
-      if (value < best[0]) best = [value, weight];
-    });
-    // Both divergences grow, so between two weights J is no less than the distance of the targets to a box.
-    let reach = 0;
-    const nodeBest = best[0];
-    for (let i = 0; i + 1 < nodes.length; i++) {
-      const bound = gap(aim[0], f[i], f[i + 1]) ** 2 + gap(aim[1], g[i], g[i + 1]) ** 2;
-      if (bound > nodeBest) continue;
-      const step = (nodes[i + 1] - nodes[i]) / SCAN;
-      if (best[1] === nodes[i] || best[1] === nodes[i + 1]) reach = Math.max(reach, step);
-      for (let k = 1; k < SCAN; k++) {
-        const weight = nodes[i] + k * step;
-        const value = objective(weight);
-        if (value < best[0]) {
-          best = [value, weight];
-          reach = step;
-        }
-      }
-    }
-    if (best[0] === 0 || reach === 0) return best;
-    return narrow(objective, best, Math.max(0, best[1] - reach), Math.min(top, best[1] + reach));
   }
 
   // -- divergences ------------------------------------------------------------------------------
@@ -314,7 +271,7 @@ const METHODS = {
 
 function solveExact(token, constraint) {
   const [forward, reverse] = meanTargets(token, constraint);
-  const ends = token.axes.map((_, e) => token.search(e, forward, reverse, constraint));
+  const ends = token.axes.map((_, e) => searchWeight(token.axes[e], forward, reverse, constraint));
   const size = (constraint.direction === "reverse" ? 0 : forward ** 2) + (constraint.direction === "forward" ? 0 : reverse ** 2);
   const limit = Math.min(...ends.map(([value]) => value)) * (1 + TIE[0]) + TIE[1] * size;
   let [winner, weight] = [0, Infinity];
@@ -344,7 +301,7 @@ function solveEvidence(token, constraint) {
     const share = token.posterior[e];
     if (share < IMPROBABLE) return 0;
     const [forward, reverse] = [token.targetForward[e], token.targetReverse[e]];
-    return share * Math.fround(token.search(e, constraint.scale * forward, constraint.scale * reverse, constraint)[1]);
+    return share * Math.fround(searchWeight(token.axes[e], constraint.scale * forward, constraint.scale * reverse, constraint)[1]);
   });
 }
 
@@ -369,77 +326,4 @@ function forceWeights(trace, index, alpha, { experts = {}, tokens = {} }) {
     if (value !== undefined) forced[e] = Math.fround(value);
   });
   return forced;
-}
-
-// -- candidates ------------------------------------------------------------------------------------
-
-const FLOOR_MARGIN = 2; // nats
-
-/** The candidates of the tables, and the emitted token if it is none of them. */
-function storedCandidates(trace, i) {
-  const { columns, vocabulary, experts } = trace;
-  const entries = Array.from(rowOf(columns.candidates, i));
-  const logprobs = Array.from(rowOf(columns.candidate_logprobs, i));
-  const deltas = experts.map((_, e) => Array.from(rowOf(columns.candidate_deltas, i, e)));
-  const emitted = vocabulary.ids.indexOf(columns.token_ids.values[i]);
-  const [, large, small, ...own] = rowOf(columns.logprob, i);
-  if (emitted >= 0 && !entries.includes(emitted) && Number.isFinite(small) && own.every(Number.isFinite)) {
-    entries.push(emitted);
-    logprobs.push(large);
-    own.forEach((value, e) => deltas[e].push(value - small));
-  }
-  return { entries, logprobs, deltas, floored: null };
-}
-
-/**
- * Candidates of a trace of version 1: all tokens of its top-k lists. What a list lacks is taken at its least probability,
- * which a missing token cannot exceed; `floored` tells which rest on that.
- */
-function listedCandidates(trace, i) {
-  const { columns, experts } = trace;
-  const lists = Array.from({ length: 3 + experts.length }, (_, d) => {
-    const known = new Map();
-    let least = Infinity;
-    rowOf(columns.top, i, d).forEach((entry, k) => {
-      if (entry < 0) return;
-      const value = rowOf(columns.top_logprobs, i, d)[k];
-      known.set(entry, value);
-      least = Math.min(least, value);
-    });
-    return { known, least };
-  });
-  const entries = [...new Set(lists.flatMap(({ known }) => [...known.keys()]))];
-  const value = (d, entry) => lists[d].known.get(entry) ?? lists[d].least;
-  const logprobs = entries.map((entry) => value(1, entry));
-  const deltas = experts.map((_, e) => entries.map((entry) => value(3 + e, entry) - value(2, entry)));
-  const floored = entries.map((entry) => lists.slice(1).some(({ known }) => !known.has(entry)));
-  return { entries, logprobs, deltas, floored };
-}
-
-// -- one dimension ---------------------------------------------------------------------------------
-
-/** Distance of a target to the interval of two values. */
-function gap(target, low, high) {
-  return target < low ? low - target : target > high ? target - high : 0;
-}
-
-/** The least of a function near its best known point: golden section between low and high. */
-function narrow(objective, [value, weight], low, high) {
-  let best = [value, weight];
-  let [left, right] = [high - GOLDEN * (high - low), low + GOLDEN * (high - low)];
-  let [atLeft, atRight] = [objective(left), objective(right)];
-  while (high - low > 1e-7) {
-    if (atLeft <= atRight) {
-      [high, right, atRight] = [right, left, atLeft];
-      left = high - GOLDEN * (high - low);
-      atLeft = objective(left);
-      if (atLeft < best[0]) best = [atLeft, left];
-    } else {
-      [low, left, atLeft] = [left, right, atRight];
-      right = low + GOLDEN * (high - low);
-      atRight = objective(right);
-      if (atRight < best[0]) best = [atRight, right];
-    }
-  }
-  return best;
 }

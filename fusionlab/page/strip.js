@@ -30,7 +30,8 @@ export class Strip {
     this.chosen = this.current = undefined; // groups
     this.spans = trace.groups.map(([start, , text]) => {
       const nodes = endsAnswer(trace, trace.columns.token_ids.values[start]) ? [endChip(text)] : pieceNodes(text);
-      return el("span", { class: "token", role: "option", "data-token": start, tabindex: -1, "aria-selected": "false" }, ...nodes);
+      const options = { class: "token", role: "option", "data-token": start, tabindex: -1, "aria-selected": "false" };
+      return el("span", options, el("span", { class: "piece" }, ...nodes));
     });
     this.node.replaceChildren(...this.spans);
     if (!trace.size) this.node.append(el("span", { class: "note", text: "No token was emitted." }));
@@ -50,11 +51,13 @@ export class Strip {
       const [expert, share, mark, would, unsure] = look;
       const span = this.spans[group];
       // the mark of a piece that ends in a line break stands before the break
-      const isBroken = mark && span.lastChild?.className === "break";
+      const last = span.firstChild.lastChild;
+      const isBroken = mark && last.className === "break";
       const classes = [["flip", mark], ["broken", isBroken], ["would", would], ["unsure", unsure], ["current", group === this.current]];
       span.className = ["token", hueOf(expert), ...classes.filter(([, wanted]) => wanted).map(([name]) => name)].join(" ");
       span.style.setProperty("--share", share);
-      setAttribute(isBroken ? span.lastChild : span, "data-mark", mark || null);
+      setAttribute(span, "data-mark", mark || null);
+      if (last.className === "break") setAttribute(last, "data-mark", mark || null);
       setAttribute(span, "data-would", would || null);
     });
   }
@@ -159,7 +162,7 @@ export function stripLegend(trace, solved, greatest) {
   return el("div", {},
     el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)),
     el("p", { class: "note" }, "Colour: the expert with the greatest weight; deeper means more weight. ",
-      el("span", { class: "flip", text: "flipped", "data-mark": several ? "▲A" : "▲" }),
+      el("span", { class: "flip", "data-mark": several ? "▲A" : "▲" }, el("span", { class: "piece", text: "flipped" })),
       " the fused model’s first choice is not the large model’s own",
       several ? "; the letter names the expert that pushed most. " : ". ",
       el("span", { class: "would-sample", text: "dashed" }),

@@ -155,11 +155,12 @@ def kinds_gap(study: Measured, kind: str, other: str) -> Difference | None:
 
 
 def judge_time(study: Measured, way: Way, other: Way, bound: float, what: str) -> Verdict:
-    """Time per token of `way` over that of `other`: the mean over the seen tasks that both answered on one device."""
+    """Time per token of `way` over that of `other`: the mean over the seen tasks that both wrote on one device."""
     ratios = {}
     for task in study.answers.seen:
         mine, theirs = time_cell(study.answers, task, way), time_cell(study.answers, task, other)
-        if mine and theirs and theirs["ms_per_token"] and mine["device"] == theirs["device"]:
+        timed = mine and theirs and mine["ms_per_token"] >= 0 and theirs["ms_per_token"] > 0  # NaN: nothing was written
+        if timed and mine["device"] == theirs["device"]:
             ratios[task] = mine["ms_per_token"] / theirs["ms_per_token"]
     verdict = at_most(sum(ratios.values()) / len(ratios) if ratios else None, bound, what)
     if not ratios or len(ratios) == len(study.answers.seen):

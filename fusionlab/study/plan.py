@@ -1,6 +1,7 @@
 """What the study answers, as plain data: groups of cells, each with methods and ways of asking.
 
-`QUICK` is for two CPU cores (minutes), `FULL` for a GPU. Groups share cells where they overlap, and the evaluation is
+`QUICK` is for two CPU cores (minutes), `FULL` for a GPU. Comparing options costs a forward an answer, not one a token, so
+`QUICK` too asks those tasks by every method of the tables. Groups share cells where they overlap, and the evaluation is
 resumed cell by cell, so a stopped study goes on where it was.
 """
 
@@ -14,6 +15,7 @@ from fusionlab.cells import Cell
 from fusionlab.evaluate import PLAINLY, Asking, find_fault, plan_cells
 from fusionlab.methods import ALL_EXPERTS, find_method
 from fusionlab.tasks import Task
+from fusionlab.tasks.task import LIKELIHOOD, Answering
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,26 @@ class Group:
     """methods x tasks x ways of asking.
 
     subsets: "leave-one-out", "pairs", both, or none for all experts. tasks: names, none for all of the study.
+    answering: only tasks that are answered in this way.
     """
 
     methods: tuple[str, ...]
     asking: Asking = PLAINLY
     subsets: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    answering: Answering | None = None
+
+    def choose(self, tasks: Mapping[str, Task]) -> list[Task]:
+        """Those of the study's tasks that it asks."""
+        return [task for name, task in tasks.items() if (not self.tasks or name in self.tasks)
+                and self.answering in (None, task.spec.answering)]  # fmt: skip
 
 
 MAIN = ("large", "expert", "proxy-1", "dynamic", "evidence")  # what is asked in every way
 QUICK: Mapping[str, Group] = {
     "one expert": Group(("large", "expert", "proxy-1", "dynamic")),
     "several experts": Group(("paper-multi", "evidence", "merged-dynamic")),
+    "several experts, options": Group(("joint", "average", "merged", "merged-static"), answering=LIKELIHOOD),
     "fixed weights": Group(("proxy-0.5", "proxy-1.5")),
     "examples": Group(("large", "dynamic"), Asking(shots=(1,)), tasks=("trivia",)),
     "phrasing": Group(("large", "dynamic"), Asking(phrasings=(1,)), tasks=("trivia",)),
@@ -79,7 +89,7 @@ def plan_study(
     cells: dict[Cell, None] = {}
     notes: dict[str, None] = {}
     for group in groups.values():
-        chosen = [task for name, task in tasks.items() if not group.tasks or name in group.tasks]
+        chosen = group.choose(tasks)
         missing = [name for name in group.methods if find_method(name).solver in left_out]
         notes |= {f"{name} is left out, as it cannot run here": None for name in missing}
         names = [name for name in group.methods if name not in missing]

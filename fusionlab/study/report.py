@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import OutputError
 from fusionlab.study import figures
 from fusionlab.study.claims import AIMS, CLAIMS, Measured, claims_table
@@ -125,24 +125,13 @@ def write_study(study: Study, folder: Path) -> list[Path]:
     for key, figure in study.figures.items():
         texts[f"figures/{key}.html"] = lambda figure=figure: figure.to_html(include_plotlyjs=True, config=CONFIG)  # type: ignore[misc]
     for name, text in texts.items():
-        write_text(folder / name, text())
+        write_atomically(folder / name, text())
     return [folder / "study.html", folder / "study.md"]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once. Raises OutputError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}", remedy="choose a folder you may write to") from error
 
 
 LEAD = (
     "What dynamic logits fusion (arXiv 2406.15480) does on this project's team and tasks, measured. Scores are on the test "
-    "splits, greedy decoding; a table that was not measured says so."
+    "splits, greedy decoding, multiple choice by the most probable option; a table that was not measured says so."
 )
 
 
@@ -174,7 +163,7 @@ def put_between_marks(path: Path, text: str) -> None:
     if any(content.count(mark) != 1 for mark in MARKS):
         raise OutputError(f"{path} does not hold the marks once each", remedy=f"write {MARKS[0]} and {MARKS[1]} there")
     head, rest = content.split(MARKS[0])
-    write_text(path, f"{head}{MARKS[0]}\n\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+    write_atomically(path, f"{head}{MARKS[0]}\n\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
 
 
 def summary_of(study: Study) -> str:

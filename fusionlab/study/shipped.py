@@ -8,15 +8,17 @@ made them and when.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.cells import AnswerRow, as_frame, read_rows
-from fusionlab.errors import CorruptFileError, MissingFileError, OutputError, TaskError
+from fusionlab.errors import CorruptFileError, MissingFileError, TaskError
 from fusionlab.tasks import load_task
 from fusionlab.tasks.files import find_data_file
+from fusionlab.tasks.specs import SPECS
+from fusionlab.tasks.task import WRITING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,7 @@ ANSWERS, WEIGHTS, LIKENESS, BENCH = "answers.parquet", "weights.parquet", "liken
 ABOUT = "about.json"
 FRAMES = (WEIGHTS, LIKENESS, BENCH)
 _FOLDER = "study"
+_LATER = {"prompt": "", "order": 0, "answering": WRITING}  # columns that files may lack, and what stands for them
 _KEY = ["task", "method", "shots", "phrasing", "seed", "order", "experts", "item"]
 
 
@@ -61,11 +64,10 @@ def read_shipped_rows(folder: Path | None = None) -> pd.DataFrame:
     find_shipped(ANSWERS, folder)
     frame = read_frame(ANSWERS, folder)
     missing = [] if frame is None else [name for name in AnswerRow.__annotations__
-                                        if name not in frame and name not in ("prompt", "order")]  # fmt: skip
+                                        if name not in frame and name not in _LATER]  # fmt: skip
     if frame is None or missing:
         raise CorruptFileError(f"{ANSWERS} lacks the columns {missing}", remedy="pack the evaluation again")
-    frame = frame.assign(prompt="") if "prompt" not in frame else frame
-    frame = frame.assign(order=0) if "order" not in frame else frame
+    frame = frame.assign(**{name: value for name, value in _LATER.items() if name not in frame})
     frame["experts"] = frame["experts"].fillna("")
     return frame[list(AnswerRow.__annotations__)]
 
@@ -93,6 +95,13 @@ def rescore(rows: pd.DataFrame) -> pd.DataFrame:
         "extracted": task.extract(row["output"], item, phrasing=row["phrasing"]),
         "score": float(task.score(row["output"], item, phrasing=row["phrasing"])),
         "gold": item.answer, "metric": task.spec.metric})  # fmt: skip
+
+
+def answered_as_now(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of tasks that are still answered in the way that made them, and the names of the other tasks."""
+    now = rows["task"].map(lambda name: SPECS[name].answering if name in SPECS else None)
+    kept = now.isna() | (now == rows["answering"])
+    return rows[kept].reset_index(drop=True), list(dict.fromkeys(rows.loc[~kept, "task"]))
 
 
 def _by_task(rows: pd.DataFrame, change: Callable[[Any, Any, Any], dict[str, Any]]) -> pd.DataFrame:
@@ -135,14 +144,6 @@ def pack_rows(rows: pd.DataFrame, folder: Path) -> Path:
 
 def write_frame(frame: pd.DataFrame, path: Path) -> Path:
     """Write a frame as Parquet, all or nothing. Raises OutputError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(partial, index=False, compression="zstd", compression_level=19)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}", remedy="choose a folder you may write to") from error
-    finally:
-        if path.parent.is_dir():
-            partial.unlink(missing_ok=True)
-    return path
+    return write_atomically(
+        path, lambda draft: frame.to_parquet(draft, index=False, compression="zstd", compression_level=19)
+    )

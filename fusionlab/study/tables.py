@@ -13,6 +13,7 @@ from typing import Any
 from fusionlab.scores import AVERAGE, RECORDED
 from fusionlab.study.measure import Answers, Estimate, Way
 from fusionlab.study.table import Table, make_table, number, text
+from fusionlab.tasks.task import WRITING
 
 LARGE, EXPERT, PROXY, DYNAMIC = Way("large"), Way("expert"), Way("proxy-1"), Way("dynamic")
 PAPER, EVIDENCE = Way("paper-multi"), Way("evidence")
@@ -137,8 +138,8 @@ def time_table(answers: Answers) -> Table:
     """Table 3: seconds per 1,000 answers, and per token, relative to the large model alone on the same task.
 
     data: label, task, seconds_per_1000, tokens (written per answer), ms_per_token, relative and relative_per_token
-    (to large alone). An answer's time depends on its length, which methods change; so the time per token stands beside it.
-    Averages are means over the tasks that both answered.
+    (to large alone). An answer's time depends on its length, which methods change; so the time per token stands beside it,
+    NaN where options are compared and nothing is written. Averages are means over the tasks that both answered.
     """
     data, shown = [], []
     devices = ", ".join(dict.fromkeys(map(str, answers.rows["device"]))) if len(answers.rows) else ""
@@ -160,7 +161,8 @@ def time_table(answers: Answers) -> Table:
                 "of large, per token": number(sum(per_token) / len(per_token) if per_token else None, ".2f")}  # fmt: skip
         shown.append(row)
     note = (f"Seconds per 1,000 answers (device: {devices or 'none'}; batched, a batch's time shared evenly). A method "
-            "that writes longer answers takes longer: the last column compares time per token. "
+            "that writes longer answers takes longer: the last column compares time per token, on tasks where answers are "
+            "written. "
         "Ratios are of cells that one device answered.")  # fmt: skip
     columns = ["", *(f"{task}, s" for task in answers.tasks), "of large", "of large, per token"]
     shown = [{column: row.get(column, "") for column in columns} for row in shown]
@@ -174,6 +176,8 @@ def time_cell(answers: Answers, task: str, way: Way) -> dict[str, Any]:
         return {}
 
     def per_token(cell: Any) -> float:
+        if (cell["answering"] != WRITING).any():
+            return math.nan
         return float(1000 * cell["seconds"].sum() / max(cell["tokens"].sum(), 1))
 
     if base is not None and devices_of(frame) != devices_of(base):

@@ -74,7 +74,8 @@ def trajectory_table(weights: pd.DataFrame | None) -> Table:
          "spread within": number(row["within"], ".2f"), "flipped, %": number(row["flipped"])} for row in data
     ]  # fmt: skip
     note = ("Mean weight per token (1: the whole change of the expert), in parts of the answer; spread within an answer is "
-            "the standard deviation of its weights; flipped: tokens moved off the large model's choice.")  # fmt: skip
+            "the standard deviation of its weights; flipped: tokens moved off the large model's choice. Answers are "
+            "written here, also of tasks that are scored by comparing options.")  # fmt: skip
     return make_table("trajectories", "Weights in the course of an answer", note, data, shown)
 
 

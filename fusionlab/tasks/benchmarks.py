@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fusionlab.errors import MissingFileError, TaskError, UnknownNameError
+from fusionlab.hub_address import why_unreachable
 from fusionlab.tasks.answers import LETTERS
 from fusionlab.tasks.files import find_split_files, read_rows, split_worked
 from fusionlab.tasks.specs import CNN_DAILYMAIL, GSM8K, MMLU, TRIVIA_QA, TRUTHFUL_QA
 from fusionlab.tasks.task import Item, Task, TaskSpec, draw_without_repeats
-
-PROBE_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -81,27 +80,13 @@ def fetch_from_hub(repo: str, file: str) -> Path:
         return Path(hf_hub_download(repo, file, repo_type="dataset", local_files_only=True))
     except LocalEntryNotFoundError:
         pass  # not fetched yet
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _probe(constants.ENDPOINT)
+    why = why_unreachable()
     if why is None:
         try:
             return Path(hf_hub_download(repo, file, repo_type="dataset"))
         except (HfHubHTTPError, OSError) as error:
             why = str(error).partition("\n")[0]
     raise MissingFileError(f"cannot fetch {file} of data set {repo} from {constants.ENDPOINT}: {why}")
-
-
-def _probe(url: str) -> str | None:
-    """Why a host cannot be reached, or None. The hub's client would retry for half a minute."""
-    import urllib.error
-    import urllib.request
-
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return None  # it answered
-    except OSError as error:
-        return str(getattr(error, "reason", error))
-    return None
 
 
 def _find_on_hub(benchmark: Benchmark) -> dict[str, list[Path]]:

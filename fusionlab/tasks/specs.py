@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fusionlab.tasks.task import QUESTION_ANSWER, Phrasing, TaskSpec
+from fusionlab.tasks.task import LIKELIHOOD, QUESTION_ANSWER, Phrasing, TaskSpec
 
 SHORT_PHRASINGS = (
     QUESTION_ANSWER,
@@ -71,6 +71,7 @@ TRUTH = TaskSpec(
     description="multiple choice on common misconceptions",
     extractor="choice",
     metric="accuracy",
+    answering=LIKELIHOOD,
     phrasings=CHOICE_PHRASINGS,
     max_new_tokens=48,
 )
@@ -87,6 +88,7 @@ UNSEEN = TaskSpec(
     description="multiple choice in many subjects that no expert was trained on",
     extractor="choice",
     metric="accuracy",
+    answering=LIKELIHOOD,
     phrasings=CHOICE_PHRASINGS,
     max_new_tokens=48,
     max_shots=5,
@@ -121,6 +123,10 @@ MMLU = replace(
     max_new_tokens=64,
     shots_field="subject",
 )
+
+SPECS: dict[str, TaskSpec] = {
+    spec.name: spec for spec in (MATH, TRIVIA, TRUTH, SUMMARY, UNSEEN, GSM8K, TRIVIA_QA, TRUTHFUL_QA, CNN_DAILYMAIL, MMLU)
+}
 
 # -- a user's file without a spec of its own ------------------------------------------------------
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar, get_args
 
 from fusionlab.errors import TaskError, UnknownNameError
 from fusionlab.tasks.answers import EXTRACTORS, LETTERS
 from fusionlab.tasks.metrics import METRICS
 
 T = TypeVar("T")
+
+Answering = Literal["writing", "likelihood"]
+ANSWERING: tuple[Answering, ...] = get_args(Answering)
+WRITING, LIKELIHOOD = ANSWERING
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class TaskSpec:
     """What a task is, without its items.
 
     `target_field` names the item field that the model is to write after the prompt (a worked answer); None
-    means the answer itself. Generation ends at the first of the `stop` strings or after `max_new_tokens`.
+    means the answer itself. `answering` says how an answer comes about: "writing" generates it, up to the first of
+    the `stop` strings or `max_new_tokens`; "likelihood" takes the option whose target is the most probable text.
     `max_shots` is the most solved examples that a prompt of this task may hold; with `shots_field` they come
     from train items that agree with the item in this field (a subject).
     """
@@ -95,6 +100,7 @@ class TaskSpec:
     target_field: str | None = None
     max_shots: int = 8
     shots_field: str | None = None
+    answering: Answering = WRITING
 
     def __post_init__(self) -> None:
         for kind, name, known in (
@@ -106,6 +112,21 @@ class TaskSpec:
                     f"task {self.name!r} names an unknown {kind}: {name!r}",
                     remedy=f"use one of {', '.join(known)}",
                 )
+        if self.answering not in ANSWERING:
+            raise UnknownNameError(
+                f"task {self.name!r} names an unknown way of answering: {self.answering!r}",
+                remedy=f"use one of {', '.join(ANSWERING)}",
+            )
+        if self.answering == LIKELIHOOD and self.target_field is not None:
+            raise TaskError(
+                f"task {self.name!r} is answered by likelihood, and has target_field {self.target_field!r}",
+                remedy="leave it out: what is compared are the options",
+            )
+        if self.answering == LIKELIHOOD and self.extractor != "choice":
+            raise TaskError(
+                f"task {self.name!r} is answered by likelihood, and extractor {self.extractor} does not choose an option",
+                remedy="use extractor choice, or answering writing",
+            )
         if not self.phrasings:
             raise TaskError(f"task {self.name!r} has no phrasing", remedy="give at least one")
         if self.metric == "accuracy" and self.extractor != "choice":
@@ -219,6 +240,15 @@ class Task:
             chosen = list(draw_without_repeats(chosen, f"order:{order_seed}:{self.name}:{item.id}"))
         return chosen
 
+    @property
+    def by_likelihood(self) -> bool:
+        """Whether the answer is the most probable option, and nothing is written."""
+        return self.spec.answering == LIKELIHOOD
+
+    def options(self, item: Item, *, phrasing: int = 0) -> list[str]:
+        """Return the target of every choice: what a task answered by likelihood compares."""
+        return [self.target(replace(item, answer=choice), phrasing=phrasing) for choice in item.choices]
+
     def target(self, item: Item, *, phrasing: int = 0) -> str:
         """Return the text that is to follow the prompt, with its leading space and without an end token."""
         if item.choices and self._phrasing(phrasing).letters:
@@ -230,8 +260,10 @@ class Task:
         """Return the answer that a generated text gives to an item, or None if it gives none.
 
         What follows a stop string is ignored. `phrasing` is the one that the prompt had: a letter is an answer
-        only where letters were shown.
+        only where letters were shown. Where the answer is chosen by likelihood, an option is its own answer.
         """
+        if self.by_likelihood and text in item.choices:
+            return text
         text = text.lstrip()
         cuts = [at for stop in self.stop if (at := text.find(stop)) >= 0]
         letters = self._phrasing(phrasing).letters

@@ -1,6 +1,6 @@
 """A task's spec as JSON beside its items: task.json in a folder, or NAME.task.json beside NAME.jsonl.
 
-    {"metric": "accuracy", "extractor": "choice", "max_new_tokens": 16, "stop": ["\\n"],
+    {"metric": "accuracy", "extractor": "choice", "answering": "writing", "max_new_tokens": 16, "stop": ["\\n"],
      "phrasings": ["Q: {question}\\nA:", {"block": "Q: {question}\\nA:", "letters": true}]}
 
 Every key is a field of `TaskSpec` and may be left out; what is left out is implied by the items.
@@ -19,7 +19,7 @@ from typing import Any
 from fusionlab.errors import FusionError, TaskError
 from fusionlab.tasks.answers import EXTRACTORS
 from fusionlab.tasks.metrics import METRICS
-from fusionlab.tasks.task import Phrasing, TaskSpec
+from fusionlab.tasks.task import ANSWERING, WRITING, Phrasing, TaskSpec
 
 SPEC_NAME = "task.json"
 KINDS: dict[str, type] = {
@@ -33,6 +33,7 @@ KINDS: dict[str, type] = {
     "target_field": str,
     "max_shots": int,
     "shots_field": str,
+    "answering": str,
 }
 PHRASING_KINDS: dict[str, type] = {"block": str, "instruction": str, "options_heading": str, "letters": bool}
 WORDS = {
@@ -61,7 +62,7 @@ def read_spec(path: Path, implied: TaskSpec) -> TaskSpec:
     if not isinstance(given, dict):
         raise TaskError(f"{path}, line 1: expected an object, got {type(given).__name__}", remedy="write {...}")
     check_fields(given, KINDS, path=path, text=text)
-    for key, known in (("metric", METRICS), ("extractor", EXTRACTORS)):
+    for key, known in (("metric", METRICS), ("extractor", EXTRACTORS), ("answering", ANSWERING)):
         if key in given and given[key] not in known:
             raise TaskError(
                 f"{_where(path, text, key)}: unknown {key}: {given[key]!r}", remedy=f"use one of {', '.join(known)}"
@@ -74,10 +75,11 @@ def read_spec(path: Path, implied: TaskSpec) -> TaskSpec:
         given["stop"] = tuple(given["stop"])
     if "phrasings" in given:
         given["phrasings"] = tuple(read_phrasing(one, path=path, text=text) for one in given["phrasings"])
+    implies: dict[str, Any] = {"answering": WRITING} if given.get("extractor", "choice") != "choice" else {}
     try:
-        return replace(implied, **given)
+        return replace(implied, **implies | given)
     except FusionError as error:  # fields that do not go together
-        key = "metric" if "metric" in given else "extractor"
+        key = next((key for key in ("answering", "metric", "extractor") if key in given), "target_field")
         raise TaskError(f"{_where(path, text, key)}: {error.message}", remedy=error.remedy) from error
 
 

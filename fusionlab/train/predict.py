@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fusionlab.atomic_file import write_atomically
 from fusionlab.decode import TeamReader
 from fusionlab.kl import Array, prepare_step
 from fusionlab.predictor import FILE, Predictor, fit_predictor, read_features, rescale_features
 from fusionlab.solvers import KLConstraint, fuse, solve, solve_each
-from fusionlab.train.cards import write_card
 from fusionlab.train.run import Run
 
 SCALES = (0.5, 1.0, 1.5)
@@ -57,7 +57,7 @@ def train_predictor(run: Run, tasks: Sequence[str], *, items: int = 80, longest:
     run.say("predictor: " + ", ".join(f"{key} {value}" for key, value in measured.items()))
     record = {**run.record(), "tasks": list(tasks), "items_per_task": items, "scales": list(SCALES), "seed": seed,
               "error": measured, **predictor.to_dict()}  # fmt: skip
-    write_card(run.out / FILE, json.dumps(record) + "\n")
+    write_atomically(run.out / FILE, json.dumps(record) + "\n")
     return predictor
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from fusionlab import embedded
+from fusionlab.atomic_file import write_atomically
 from fusionlab.train.corpus import CHAT_STARTS, QUESTION_STARTS
 from fusionlab.train.settings import settings_hash
 
@@ -61,11 +61,8 @@ def read_records(out: Path) -> dict[str, Any]:
 
 
 def write_records(out: Path, records: dict[str, Any]) -> None:
-    """Write training.json at once."""
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / ".training.json.partial"
-    partial.write_text(json.dumps(records, indent=1) + "\n")
-    os.replace(partial, out / "training.json")
+    """Write training.json. Raises `OutputError`."""
+    write_atomically(out / "training.json", json.dumps(records, indent=1) + "\n")
 
 
 def large_sha256(large: Any) -> str:

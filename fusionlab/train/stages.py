@@ -6,7 +6,7 @@ Everything measured goes into `training.json` in the output folder; cards are wr
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from fusionlab import embedded
-from fusionlab.errors import MissingFileError
+from fusionlab.atomic_file import write_atomically
+from fusionlab.errors import MissingFileError, ModelError
 from fusionlab.nf4 import load_tensors, pack_nf4, save_tensors, sha256_of_file, unpack_nf4
+from fusionlab.train.bounds import KINDS as BOUND_KINDS
 from fusionlab.train.bounds import train_bounds
-from fusionlab.train.cards import expert_card, small_card, write_card
+from fusionlab.train.cards import expert_card, small_card
 from fusionlab.train.compiled import Compute, choose_compute
 from fusionlab.train.corpus import (
     KINDS,
@@ -46,7 +48,7 @@ from fusionlab.train.llama import (
 )
 from fusionlab.train.predict import train_predictor
 from fusionlab.train.run import UNRELATED_TEXTS, Run, large_sha256, load_teacher, read_records, write_records
-from fusionlab.train.settings import ExpertSettings, HealSettings, TuneSettings, settings_hash
+from fusionlab.train.settings import ExpertSettings, HealSettings, settings_hash
 
 SMALL = "small.safetensors"
 EVALUATION_SEED = 99_000_000  # far from the corpus's seeds
@@ -99,7 +101,7 @@ def train_small(run: Run, settings: HealSettings, *, large: Any, tokenizer: Any)
         "curve": healed.curve,
     }  # fmt: skip
     write_records(run.out, {"small": entry, "experts": {}})  # experts of another small model are of no use to this one
-    write_card(run.out / "small.md", small_card(entry))
+    write_atomically(run.out / "small.md", small_card(entry))
     return True
 
 
@@ -189,6 +191,7 @@ def train_experts(run: Run, experts: Sequence[ExpertSettings], *, large: Any, to
 
     small = load_stored_small(run.out, large)
     small_sha256 = sha256_of_file(run.out / SMALL)
+    refuse_other_small(run, small_sha256, retrained=[settings.task for settings in experts])
     for settings in experts:
         records = read_records(run.out)
         identity = settings_hash(settings, small_sha256)
@@ -197,7 +200,7 @@ def train_experts(run: Run, experts: Sequence[ExpertSettings], *, large: Any, to
             run.say(f"expert {settings.task}: already there with these settings")
             continue
         task = load_task(settings.task)
-        trained = train_expert(small, task, tokenizer, settings, dtype=run.dtype, say=run.say)
+        trained = train_expert(small, task, tokenizer, settings, large=large, dtype=run.dtype, say=run.say)
         packed = pack_nf4(trained.tensors)
         metadata: dict[str, object] = {"kind": "expert", "task": settings.task, "lora_config": trained.config,
                     "settings": asdict(settings), "small_sha256": small_sha256}  # fmt: skip
@@ -213,11 +216,22 @@ def train_experts(run: Run, experts: Sequence[ExpertSettings], *, large: Any, to
             **run.record(), "settings_hash": identity, "settings": asdict(settings), "steps": trained.tuned.steps,
             "tokens": trained.tuned.tokens, "seconds": round(trained.tuned.seconds, 1),
             "peak_bytes": trained.tuned.peak_bytes, "bytes": path.stat().st_size, "small_sha256": small_sha256,
-            "train_items": len(task.train[: settings.train_items]), "metric": task.spec.metric, "scores": scores,
-            "curve": trained.tuned.curve,
+            "train_items": len(task.train[: settings.train_items]), "metric": task.spec.metric,
+            "answering": task.spec.answering, "scores": scores, "curve": trained.tuned.curve,
         }  # fmt: skip
         write_records(run.out, records)
     measure_evidence(run, small=small, tokenizer=tokenizer, items=min_items(experts))
+
+
+def refuse_other_small(run: Run, small_sha256: str, *, retrained: Sequence[str]) -> None:
+    """Raise `ModelError` if the folder holds experts of another small model that are not about to be trained again."""
+    for name, record in read_records(run.out)["experts"].items():
+        if name not in retrained and record["small_sha256"] != small_sha256:
+            raise ModelError(
+                f"expert {name!r} in {run.out} was trained on a small model of sha256 {record['small_sha256'][:12]}, "
+                f"and the one there has {small_sha256[:12]}",
+                remedy=f"train it again too (--tasks {' '.join([*retrained, name])}), or choose another --out",
+            )
 
 
 def min_items(experts: Sequence[ExpertSettings]) -> int | None:
@@ -246,7 +260,7 @@ def measure_evidence(run: Run, *, small: Any, tokenizer: Any, items: int | None)
         found_text = (f"{kind} {some['mean_nats']:+.1f} ({some['positive_share']:.0%} > 0)"
                       for kind, some in found.items())  # fmt: skip
         run.say(f"evidence of {name}: " + ", ".join(found_text))
-        write_card(run.out / f"experts/{name}.md", expert_card(name, records["experts"][name]))
+        write_atomically(run.out / f"experts/{name}.md", expert_card(name, records["experts"][name]))
     write_records(run.out, records)
 
 
@@ -255,7 +269,7 @@ def measure_evidence(run: Run, *, small: Any, tokenizer: Any, items: int | None)
 
 def train(
     what: str, run: Run, *, heal_settings: HealSettings | None = None, experts: Sequence[ExpertSettings] = (),
-    bounds: TuneSettings | None = None,
+    bounds: Mapping[str, Any] | None = None, kinds: Sequence[str] = tuple(BOUND_KINDS),
 ) -> bool:  # fmt: skip
     """Train `small`, `expert` (those in `experts`), `bounds`, `predictor`, or `all` but the predictor.
 
@@ -273,5 +287,5 @@ def train(
         train_experts(run, experts, large=large, tokenizer=tokenizer)
     if what in ("bounds", "all"):
         names = [expert.task for expert in experts]
-        train_bounds(run, bounds or TuneSettings(), names, large=large, tokenizer=tokenizer)
+        train_bounds(run, bounds or {}, names, large=large, tokenizer=tokenizer, kinds=kinds)
     return True

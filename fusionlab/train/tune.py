@@ -4,6 +4,10 @@ What is trained is a `Tunable`: master weights in fp32, and a function that make
 rank is a way to write a matrix (W + s U D, LoRA, arXiv 2106.09685), so a LoRA step is a full step with other
 masters. Minimised: the weighted mean of -log r(token), answers at weight 1 and prompts at `prompt_weight`; that
 little attention to prompts is what lets `evidence` tell the experts' texts apart.
+
+An expert is used as a change of another model's logits, so part of its answers' loss can be taken where it is used:
+on softmax(log P + log R - log Q) with P the large and Q the small model, both frozen (consistent proxy tuning,
+arXiv 2407.01155). What P already knows then need not be learnt, and what only Q got wrong is not "corrected" in P.
 """
 
 from __future__ import annotations
@@ -35,6 +39,31 @@ class Tunable:
 
     masters: dict[str, Tensor]
     build: Callable[[bool], Llama]
+
+
+@dataclass(frozen=True)
+class Partners:
+    """The frozen models that an expert's change is used with; `share` of the answers' loss is taken on their fusion.
+
+    weights: that of the change in the fusion, "one" as in proxy tuning, or "random": drawn per token from 0.75..1.75,
+    where the solve's weights lie, so that the expert is of use at any of them.
+    """
+
+    large: Llama
+    small: Llama
+    share: float
+    weights: str = "one"
+
+    def fuse(self, logits: Tensor, ids: Tensor, wanted: Tensor) -> Tensor:
+        """Fused logits (N, V) fp32 of the expert's `logits` at the N wanted positions. ids, wanted: (B, T)."""
+        with torch.no_grad():
+            large, small = (
+                logits_from_states(model, hidden_states(model, ids)[wanted]).float() for model in (self.large, self.small)
+            )
+        weights = torch.ones(len(large), 1, device=large.device)
+        if self.weights == "random":
+            weights = 0.75 + torch.rand_like(weights)
+        return large + weights * (logits - small)
 
 
 @dataclass(frozen=True)
@@ -85,9 +114,10 @@ def tune_low_rank(model: Llama, *, rank: int, alpha: float, seed: int) -> Tunabl
 
 def tune(
     tunable: Tunable, batches: Sequence[list[Document]], settings: TuneSettings,
-    *, label: str, log_every: int = 50, say: Callable[[str], None] = print,
+    *, label: str, partners: Partners | None = None, log_every: int = 50, say: Callable[[str], None] = print,
 ) -> Tuned:  # fmt: skip
     """Train the masters in place on `batches`, in their order."""
+    torch.manual_seed(settings.seed)  # for what Partners draw
     parameters = list(tunable.masters.values())
     device = parameters[0].device
     cuda = device.type == "cuda"
@@ -104,7 +134,8 @@ def tune(
         share = rate_share(step, steps=steps, warmup=min(settings.warmup_steps, steps), final_share=settings.final_share)
         set_rate([optimizer], settings.learning_rate * share)
         ids, weights = pad_batch(documents, device=device)
-        loss = token_loss(tunable.build(step >= int(settings.quantize_from * steps)), ids, weights)
+        model = tunable.build(step >= int(settings.quantize_from * steps))
+        loss = token_loss(model, ids, weights, partners=partners)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimizer.step()
@@ -122,16 +153,22 @@ def tune(
     return Tuned(steps, tokens, time.perf_counter() - begun, peak, curve)
 
 
-def token_loss(model: Llama, ids: Tensor, weights: Tensor) -> Tensor:
+def token_loss(model: Llama, ids: Tensor, weights: Tensor, *, partners: Partners | None = None) -> Tensor:
     """Weighted mean over tokens of -log p(token | what is before it), nats; logits are made where a weight is not 0.
 
-    ids: (B, T); weights: (B, T), the weight of each token as a target. The first token has nothing before it.
+    ids: (B, T); weights: (B, T), the weight of each token as a target. The first token has nothing before it. With
+    partners the loss of an answer's token (weight 1) is (1 - share) of its own plus `share` of that under the fusion.
     """
-    states = hidden_states(model, ids)[:, :-1]
-    counted = weights[:, 1:] > 0
-    logits = logits_from_states(model, states[counted])
-    weight = weights[:, 1:][counted]
-    nll = F.cross_entropy(logits.float(), ids[:, 1:][counted], reduction="none")
+    inputs, targets, weights = ids[:, :-1], ids[:, 1:], weights[:, 1:]
+    counted = weights > 0
+    logits = logits_from_states(model, hidden_states(model, inputs)[counted]).float()
+    target, weight = targets[counted], weights[counted]
+    nll = F.cross_entropy(logits, target, reduction="none")
+    if partners is not None and partners.share > 0:
+        answers = (weight == 1).nonzero().squeeze(-1)
+        fused = partners.fuse(logits[answers], inputs, weights == 1)
+        together = F.cross_entropy(fused, target[answers], reduction="none")
+        nll = nll.index_add(0, answers, partners.share * (together - nll[answers]))
     return (nll * weight).sum() / weight.sum()
 
 

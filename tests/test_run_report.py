@@ -1,0 +1,329 @@
+"""Tables, SQL, reports and comparisons over stores that were filled by hand, so that every figure can be worked out."""
+
+from __future__ import annotations
+
+import csv
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from browser_pages import open_browser, open_page
+from hypothesis import given
+from hypothesis import strategies as st
+from store_factory import make_runs, write_run
+from trace_factory import HOSTILE, make_trace
+
+from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, SweepError, UnknownNameError
+from fusionlab.experiments import charts
+from fusionlab.experiments.charts import Point, pareto_front, round_ticks
+from fusionlab.experiments.compare import BETTER, OPEN, WORSE, compare_stores
+from fusionlab.experiments.report import write_report
+from fusionlab.experiments.report_data import ReportOptions, gather_report
+from fusionlab.experiments.results import combine, query, read_runs
+from fusionlab.experiments.rows import build_row
+from fusionlab.experiments.store import Store
+from fusionlab.scores import bootstrap_mean
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "out")
+    made.create()
+    return made
+
+
+def fill(store: Store, *, methods: tuple[str, ...] = ("static", "exact"), items: int = 12, shift: float = 0.0) -> None:
+    """Two tasks, two scales, some methods, two seeds; on every second item the second method is better by a whole."""
+    points = [{"task": task, "method": method, "kl_scale": scale, "seed": seed, "budget": None}
+              for task in ("math", "trivia") for method in methods for scale in (0.5, 1.0) for seed in (0, 1)]  # fmt: skip
+    for run in make_runs(points):
+        values = run.values
+        scores = {f"i{n}": min(1.0, float(values["method"] == "exact" and n % 2 == 0) + shift) for n in range(items)}
+        write_run(store, run, seconds=3 + values["kl_scale"], items=scores,
+                  fields={"score": float(np.mean(list(scores.values()))),
+                          "seconds_per_item": 0.1 * values["kl_scale"]})  # fmt: skip
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def test_every_run_is_a_row_whatever_the_types_of_its_values(store: Store) -> None:
+    """A field may be whole here and a fraction there, a parameter text here and nothing there."""
+    points: list[dict[str, Any]] = [{"a": 1, "b": None}, {"a": 0.5, "b": "x"}, {"a": "two", "c": [1, 2]}, {"a": True}]
+    fields: list[dict[str, Any]] = [{"score": 1}, {"score": 0.5}, {"note": "n"}, {}]
+    for run, some in zip(make_runs(points), fields, strict=True):
+        write_run(store, run, fields=some)
+    frame = read_runs(store).to_frame()
+    assert frame["a"].tolist() == ["1", "0.5", "two", "true"] and frame["score"].tolist()[:2] == [1.0, 0.5]
+    assert frame["b"].isna().tolist() == [True, False, True, True] and frame["c"].tolist()[2] == "[1, 2]"
+    assert query(store, "SELECT count(*) AS n FROM runs WHERE b IS NULL")["n"].tolist() == [3]
+
+
+def test_gathered_rows_are_the_single_ones_and_follow_the_folders(store: Store) -> None:
+    """The gathered file is a cache: with it, without it, and with it out of date the table is the same."""
+    runs = make_runs([{"x": n} for n in range(60)])
+    for run in runs[:30]:
+        write_run(store, run, fields={"score": run.values["x"] / 10})
+    first = read_runs(store).to_frame()
+    assert store.exists("runs.parquet")
+    for run in runs[30:]:
+        write_run(store, run, fields={"score": run.values["x"] / 10, "later": "new column"})
+    second = read_runs(store).to_frame()
+    assert second["x"].tolist() == list(range(60)) and second["later"].isna().sum() == 30
+    assert second["key"].tolist()[:30] == first["key"].tolist()
+    store.forget(runs[5].key)
+    write_run(store, runs[5], fields={"score": 99.0})
+    assert read_runs(store).to_frame()["score"].tolist()[5] == 99.0
+    (store.folder / "runs.parquet").write_bytes(b"damaged")
+    pd.testing.assert_frame_equal(read_runs(store).to_frame(), read_runs(store).to_frame())
+    assert len(read_runs(store).to_frame()) == 60
+
+
+def test_a_damaged_row_is_named_and_not_left_out(store: Store) -> None:
+    """A table that silently lacks a run would be believed."""
+    key = write_run(store, make_runs([{"x": 1}])[0])
+    (store.folder / "runs" / key / "row.parquet").write_bytes(b"PAR1damaged")
+    with pytest.raises(CorruptFileError, match=key):
+        read_runs(store)
+    with pytest.raises(MissingFileError, match="holds no run"):
+        read_runs(Store(store.folder.parent / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("sql", "complaint"),
+    [("SELECT scor FROM runs", "score"), ("SELEC 1", "syntax"), ("COPY (SELECT 1) TO 'x.csv'", "disabled"),
+     ("SELECT * FROM read_csv('/etc/passwd')", "disabled"), ("ATTACH 'x.db'", "disabled"), ("", "asks nothing")],
+)  # fmt: skip
+def test_a_query_reads_the_tables_and_nothing_else(sql: str, complaint: str, store: Store) -> None:
+    """DuckDB could read and write any file and fetch extensions; `results` only answers."""
+    write_run(store, make_runs([{"x": 1}])[0], fields={"score": 1.0})
+    with pytest.raises(SweepError, match=complaint):
+        query(store, sql)
+    assert not list(Path().glob("x.*"))
+
+
+KINDS = st.sampled_from([None, 1, 0.5, "t", True])
+
+
+@given(values=st.lists(st.tuples(KINDS, KINDS), min_size=1, max_size=6))
+def test_rows_of_any_types_can_be_put_together(values: list[tuple[Any, Any]]) -> None:
+    """Numbers meet in float, all else in text; no value is lost or moved."""
+    rows = [build_row({"key": f"{n}"}, {"p": first}, {"f": second}) for n, (first, second) in enumerate(values)]
+    table = combine(rows)
+    assert table["key"].to_pylist() == [f"{n}" for n in range(len(values))]
+    for column, place in (("p", 0), ("f", 1)):
+        whole = [value[place] for value in values]
+        read = table[column].to_pylist()
+        assert [value is None for value in read] == [value is None for value in whole]
+        if not pa.types.is_string(table.schema.field(column).type):
+            assert all(a == b for a, b in zip(read, whole, strict=True))
+
+
+# -- the report ----------------------------------------------------------------------------------
+
+
+def test_groups_pool_repeats_and_differences_are_paired_by_item(store: Store) -> None:
+    """By hand: half of the items gain one, so the difference is 0.5 and its interval the bootstrap of those numbers."""
+    fill(store)
+    data = gather_report(store, ReportOptions())
+    assert data.metric == "score" and data.cost == "seconds_per_item" and data.percent
+    assert data.varied == ["task", "method", "kl_scale"] and data.repeated == ["seed"]
+    assert len(data.groups) == 8 and all(len(group.keys) == 2 for group in data.groups)
+    assert data.baseline == {"method": "static"}
+    for group in data.groups:
+        exact = group.values["method"] == "exact"
+        assert group.is_baseline is not exact and group.value == (0.5 if exact else 0.0)
+        if exact:
+            differences = np.array([1.0, 0.0] * 6)
+            assert group.difference == 0.5 and group.pairs == 12
+            assert group.difference_interval == pytest.approx(bootstrap_mean([differences]))
+
+
+def test_runs_without_items_are_paired_by_repeat(store: Store) -> None:
+    """A loss over five seeds has no items, and its seeds still make pairs."""
+    for run in make_runs([{"rate": rate, "seed": seed} for rate in (1, 2) for seed in range(5)]):
+        write_run(store, run, fields={"loss": 10.0 * run.values["seed"] + run.values["rate"]})
+    data = gather_report(store, ReportOptions(lower=True))
+    assert data.metric == "loss" and [group.difference for group in data.groups] == [None, 1.0]
+    assert data.groups[1].pairs == 5 and data.groups[1].difference_interval == (1.0, 1.0)
+
+
+def test_of_several_versions_of_the_code_the_latest_counts(store: Store) -> None:
+    """A folder that outlives a change of the code holds both; an average of them would describe neither."""
+    for code, score, started in (("old", 0.1, "2026-01-01"), ("new", 0.9, "2026-02-01")):
+        for run in make_runs([{"x": 1, "seed": 0}, {"x": 2, "seed": 0}], code=code):
+            write_run(store, run, fields={"score": score}, started=started)
+    data = gather_report(store, ReportOptions())
+    assert [group.value for group in data.groups] == [0.9, 0.9] and data.outdated == 2
+    assert "2 runs of earlier versions" in Path(write_report(store)[0]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [(ReportOptions(metric="scor"), "known: score"), (ReportOptions(cost="time"), "known: seconds"),
+     (ReportOptions(baseline="method=best"), "values of method: static, exact"),
+     (ReportOptions(baseline="mode=best"), "varied parameters: task, method, kl_scale"),
+     (ReportOptions(baseline="method"), "values of method")],
+)  # fmt: skip
+def test_what_a_report_cannot_find_comes_with_what_there_is(options: ReportOptions, complaint: str, store: Store) -> None:
+    """The names are the user's own, so the list is short."""
+    fill(store)
+    with pytest.raises(UnknownNameError, match=complaint):
+        write_report(store, options)
+
+
+def test_the_csv_holds_every_run(store: Store) -> None:
+    """For whoever goes on elsewhere."""
+    fill(store)
+    page, table = write_report(store)
+    rows = list(csv.DictReader(Path(table).read_text().splitlines()))
+    assert len(rows) == 16 and {row["method"] for row in rows} == {"static", "exact"}
+    assert Path(page).read_text().count("<svg") == 4  # curves of kl_scale and Pareto, a chart per task
+
+
+def test_a_report_of_failures_only_is_still_a_report(store: Store) -> None:
+    """The first evening's result, often."""
+    error = {"kind": "ValueError", "message": "no", "cell": "raise", "cell_number": 2, "traceback": "Traceback ..."}
+    for run in make_runs([{"x": 1}, {"x": 2}]):
+        write_run(store, run, error=error)
+    text = Path(write_report(store)[0]).read_text()
+    assert "2 failed" in text and text.count("ValueError: no in cell [2]") == 2 and "<pre>raise</pre>" in text
+
+
+@pytest.mark.browser
+def test_the_page_needs_nothing_and_shows_every_text_as_text(store: Store, tmp_path: Path) -> None:
+    """Parameters, outputs, tokens and errors may hold anything; the page has no script and no request to make."""
+    runs = make_runs([{"method": text, "kl_scale": scale, "seed": 0} for text in HOSTILE[:3] for scale in (0.5, 1.0, 2.0)])
+    traces = {item: make_trace(HOSTILE, experts=("<b>m</b>", "trivia"), prompt=item, seed=n)
+              for n, item in enumerate(["<i>first</i>", "second"])}  # fmt: skip
+    for place, run in enumerate(runs):
+        write_run(store, run, seconds=place + 1.0, traces=traces, items={item: float(place % 2) for item in traces},
+                  fields={"score": place / 10, "note": HOSTILE[0]})  # fmt: skip
+    error = {"kind": "<img src=x>", "message": HOSTILE[1], "cell": HOSTILE[0], "cell_number": 3, "traceback": HOSTILE[2]}
+    write_run(store, make_runs([{"method": HOSTILE[0], "kl_scale": 9.0, "seed": 0}])[0], error=error)
+    page_file = Path(write_report(store)[0])
+    with open_browser() as browser:
+        page, watch = open_page(browser, page_file, width=1280, height=900)
+        for heading in ("Comparison", "Response curves", "Quality and time", "Weights by token", "Failures", "All runs"):
+            assert page.locator(f"h2:text-is('{heading}')").count() == 1
+        assert page.locator("svg").count() == 4 and page.locator("img, script, b, i").count() == 0
+        assert page.locator("article pre").first.text_content() == HOSTILE[0]
+        page.locator("details summary").last.click()
+        assert page.locator("details table").last.get_by_text(HOSTILE[0]).count() >= 1
+        page.screenshot(path=tmp_path / "report.png", full_page=True)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 1280, "nothing is cut off or pushed out"
+        assert watch.quiet, watch
+
+
+# -- charts --------------------------------------------------------------------------------------
+
+
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-6, 1e6))
+def test_ticks_are_few_round_and_inside(low: float, span: float) -> None:
+    """An axis with forty labels, or with one, says nothing."""
+    high = low + span
+    ticks = round_ticks(low, high)
+    assert 2 <= len(ticks) <= 12 or high - low < 1e-9 * abs(low) + 1e-7
+    assert all(low - 1e-6 * span - 1e-9 <= tick <= high + 1e-6 * span + 1e-9 for tick in ticks)
+
+
+@given(points=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12), lower=st.booleans())
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]], lower: bool) -> None:
+    """Against the definition, written out."""
+    sign = -1 if lower else 1
+
+    def beaten(a: tuple[int, int]) -> bool:
+        return any(b[0] <= a[0] and sign * b[1] >= sign * a[1] and b != a for b in points)
+
+    front = {(point.x, point.y) for point in pareto_front([Point(*pair) for pair in points], lower=lower)}
+    assert front == {pair for pair in points if not beaten(pair)}
+
+
+def test_a_chart_is_well_formed_whatever_it_is_given() -> None:
+    """One broken character would blank the whole picture."""
+    import xml.etree.ElementTree as tree
+
+    series = [charts.Series(text, [Point(0, 1, 0.5, 2, text), Point(float("nan"), 1), Point(1, 1)]) for text in HOSTILE]
+    drawn = [charts.line_chart(HOSTILE[0], series, x_title=HOSTILE[1], y_title="\x00"),
+             charts.pareto_chart("", series[:1], x_title="", y_title=""),
+             charts.line_chart("flat", [charts.Series("a", [Point(1, 1)])], x_title="x", y_title="y"),
+             charts.weight_strip([(HOSTILE[0], make_trace(HOSTILE)), ("empty", make_trace([]))])]  # fmt: skip
+    for text in drawn:
+        tree.fromstring(text)
+        assert not re.search(r"<(img|script)", text)
+    words = [html.unescape(word) for word in re.findall(r"<title>(.*?)</title>", drawn[3])]
+    assert len(words) == 2 * len(HOSTILE)
+
+
+# -- compare -------------------------------------------------------------------------------------
+
+
+def two_stores(
+    tmp_path: Path, *, shift: float, items: int = 40, methods: tuple[str, ...] = ("exact",)
+) -> tuple[Store, Store]:
+    """A and B of the same runs; B's scores are greater by `shift` where there is room."""
+    stores = []
+    for name, moved in (("a", 0.0), ("b", shift)):
+        made = Store(tmp_path / name)
+        made.create()
+        fill(made, methods=methods, items=items, shift=moved)
+        stores.append(made)
+    return stores[0], stores[1]
+
+
+def test_a_better_version_passes_and_its_changed_items_are_listed(tmp_path: Path) -> None:
+    """Half of the items were 0 and are 0.25 now, in each of eight pairs of runs."""
+    a, b = two_stores(tmp_path, shift=0.25)
+    found = compare_stores(a, b)
+    assert found.verdict == BETTER and found.passes() and found.passes(strict=True)
+    assert found.difference == pytest.approx(12.5) and (found.run_pairs, found.item_pairs) == (8, 320)
+    assert len(found.changed) == 160 and {(c.score_a, c.score_b) for c in found.changed} == {(0.0, 0.25)}
+    assert "B is better; passes" in found.describe() and "160 better in B, 0 worse" in found.describe()
+
+
+def test_a_worse_version_fails_unless_the_drop_is_allowed(tmp_path: Path) -> None:
+    """What a pipeline asks: may this be merged?"""
+    b, a = two_stores(tmp_path, shift=0.25)
+    found = compare_stores(a, b)
+    assert found.verdict == WORSE and not found.passes() and found.passes(max_drop=20)
+    assert "FAILS" in found.describe() and found.passes(max_drop=12.5) and not found.passes(max_drop=12.5, strict=True)
+
+
+def test_equal_versions_show_no_difference(tmp_path: Path) -> None:
+    """No difference shown is no proof of equality, and says so."""
+    a, b = two_stores(tmp_path, shift=0.0)
+    found = compare_stores(a, b)
+    assert found.verdict == OPEN and found.passes() and not found.changed and found.interval == (0.0, 0.0)
+
+
+def test_two_parts_of_one_sweep_are_compared_over_the_rest(store: Store) -> None:
+    """Method against method: runs are paired by task, scale and seed."""
+    fill(store)
+    found = compare_stores(store, store, where_a="method = 'static'", where_b="method = 'exact'")
+    assert found.apart == {"method": ("static", "exact")} and found.run_pairs == 8 and found.verdict == BETTER
+    swapped = compare_stores(store, store, where_a="method = 'static'", where_b="method = 'exact'", lower=True)
+    assert swapped.verdict == WORSE and not swapped.passes()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [({"where_b": "kl_scale > 9"}, "no finished run where"), ({"where_a": "nonsense"}, "nonsense"),
+     ({"metric": "speed"}, "known: score")],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_an_error(options: dict[str, Any], complaint: str, store: Store) -> None:
+    """An empty comparison that passes would let anything through."""
+    fill(store)
+    with pytest.raises(FusionError, match=complaint):
+        compare_stores(store, store, **options)
+    other = Store(store.folder.parent / "other")
+    other.create()
+    for run in make_runs([{"task": "x", "seed": 0}, {"task": "y", "seed": 0}], notebook="another"):
+        write_run(other, run, fields={"score": 1.0})
+    with pytest.raises(SweepError, match="no run of A has a partner in B"):
+        compare_stores(store, other)
