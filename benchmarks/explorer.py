@@ -1,10 +1,11 @@
 """What the explorer costs, measured in Chromium.
 
     python benchmarks/explorer.py drag [--tokens 200] [--experts 4] [--moves 120]
+    python benchmarks/explorer.py rerun [--runs 50] [--team embedded|tiny] [--new-tokens 8]
 
 `drag`: a slider is moved; from the input event to the next frame after the page was solved and painted again, in
 milliseconds. The trace is made of random distributions of 400 tokens: what a browser does depends on the numbers of
-tokens and experts, not on who made them.
+tokens and experts, not on who made them. `rerun`: see explorer_rerun.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import explorer_rerun
 import numpy as np
 import torch
 
@@ -112,6 +114,9 @@ def main() -> None:
     dragging.add_argument("--experts", type=int, default=4)
     dragging.add_argument("--moves", type=int, default=120)
     dragging.set_defaults(run=run_drag)
+    again = parts.add_parser("rerun", help="the explorer's cell is run again and again")
+    explorer_rerun.add_options(again)
+    again.set_defaults(run=explorer_rerun.print_rerun)
     options = parser.parse_args()
     options.run(options)
 

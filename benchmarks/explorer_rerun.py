@@ -1,6 +1,6 @@
 """Part `rerun` of the explorer's benchmark: does running its cell again and again leave memory and widgets flat?
 
-    python benchmarks/explorer_rerun.py [--runs 50] [--team embedded|tiny] [--new-tokens 8]
+    python benchmarks/explorer.py rerun [--runs 50] [--team embedded|tiny] [--new-tokens 8]
 
 A kernel of its own runs the cell as JupyterLab does, with the cell's id; every run makes an explorer, writes an answer
 with the comparison texts, and shows it. After each, the kernel collects garbage, gives freed memory back, and counts.
@@ -84,19 +84,18 @@ def execute(client: Any, code: str, *, cell_id: str = "another-cell") -> str:
             return printed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The part's command line."""
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--team", choices=list(TEAMS), default="embedded")
     parser.add_argument("--new-tokens", type=int, default=8)
-    options = parser.parse_args()
+
+
+def print_rerun(options: argparse.Namespace) -> None:
+    """Measure and print the table."""
     rows = measure_rerun(runs=options.runs, team=options.team, new_tokens=options.new_tokens)
     print(f"{options.team} team, {options.new_tokens} new tokens a run, kernel after each run of the cell")
     print("| run | resident MB | widgets | threads |\n| ---: | ---: | ---: | ---: |")
     for row in rows:
         if row["run"] in MARKS or row["run"] == options.runs:
             print(f"| {row['run']} | {row['megabytes']:.1f} | {row['widgets']} | {row['threads']} |")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,7 @@ tables of `tables.py`); full-vocabulary logits are never kept.
 from __future__ import annotations
 
 import datetime
+import functools
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -229,6 +230,7 @@ def widen(array: np.ndarray, value: float) -> np.ndarray:
     return np.concatenate([array, np.full(shape, value, dtype=array.dtype)], axis=1)
 
 
+@functools.cache  # looking them up takes 20 ms, and a trace is made for every view of a growing answer
 def versions() -> dict[str, str]:
     """What ran: fusionlab, torch, transformers and Python."""
     found = {"python": platform.python_version()}

@@ -25,11 +25,11 @@ export class Connection {
     this.ask("come", { view: this.view }, undefined, GONE);
   }
 
-  /** Ask for something of requests.py. words: what to say when no answer comes. */
+  /** Ask for something of requests.py. words: what to say when no answer comes; "" when nobody waits for one. */
   ask(type, content = {}, buffers = undefined, words = QUIET) {
     this.serial += 1;
     clearTimeout(this.timer);
-    if (type !== "leave") this.timer = setTimeout(() => this.warn(words), PATIENCE_MS);
+    if (words) this.timer = setTimeout(() => this.warn(words), PATIENCE_MS);
     try {
       this.model.send({ ...content, type, serial: this.serial }, undefined, buffers);
     } catch {
@@ -46,7 +46,7 @@ export class Connection {
   }
 
   leave() {
-    this.ask("leave", { view: this.view });
+    this.ask("leave", { view: this.view }, undefined, "");
     clearTimeout(this.timer);
     for (const [name, callback] of this.listening) this.model.off(name, callback);
   }

@@ -63,7 +63,7 @@ class ExplorerPage {
       this.kernel.heard(message.serial);
       this.guard(() => messages[message.type]?.(message, buffers));
     });
-    this.kernel.ask("come", { view: this.kernel.view });
+    this.kernel.ask("come", { view: this.kernel.view }, undefined, ""); // the cells below may still be running
   }
 
   /** Whatever fails in the page is said in the page. */
@@ -178,6 +178,7 @@ class ExplorerPage {
     const words = error ? [el("strong", { text: error.message }), error.remedy ? el("span", { text: error.remedy }) : null] : [];
     this.alarm.replaceChildren(...words.filter(Boolean));
     this.alarm.hidden = !error;
+    if (error) this.alarm.scrollIntoView({ block: "nearest" });
   }
 
   showWaiting() {

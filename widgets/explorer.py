@@ -173,7 +173,8 @@ class Explorer(anywidget.AnyWidget):
         self.writer.close()
         self.history.clear()
         self._shown = None
-        super().close()  # first, so that the rest is sent nowhere
+        self.layout.close()  # a widget of its own, which nobody else would close
+        super().close()  # before what follows, so that it is sent nowhere
         self.answer, self.others, self.runs = {}, {}, []
 
     # -- from the browser ------------------------------------------------------------------------

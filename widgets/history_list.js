@@ -93,6 +93,7 @@ export class HistoryList {
           ...values.map((value) => el("td", { text: String(value) })))))),
       el("div", { class: "buttons" }, el("button", { type: "button", text: "Close", on: { click: () => this.hideComparison() } })));
     this.comparison.hidden = false;
+    this.comparison.scrollIntoView({ block: "nearest" });
   }
 
   hideComparison() {

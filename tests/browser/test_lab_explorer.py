@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from lab_pages import ROOT, Lab, Watched
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -111,3 +111,63 @@ def test_a_notebook_without_a_kernel_still_shows_the_answer(lab: Lab, watched: W
     size = Path(lab.folder / "saved.ipynb").stat().st_size
     assert size < 1_000_000
     assert watched.left_the_machine == [] and watched.errors == []
+
+
+def test_a_drag_runs_no_model_and_a_release_writes_anew(lab: Lab, watched: Watched) -> None:
+    """The promise of the explorer: while a slider moves nothing but this page works, and letting go asks the models."""
+    page = open_notebook(lab, watched, "drag.ipynb", [TINY_TEAM, EXPLORER, "explorer.run(max_new_tokens=16, wait=True)"])
+    explorer = page.locator(".fusionlab-explorer")
+    expect(explorer.locator(".run")).to_have_count(1)
+    wait_until_idle(explorer)
+    passes, counter = explorer.locator(".passes-in-all"), explorer.locator(".passes .counter")
+    before, text = passes.inner_text(), explorer.locator("[aria-label=Text]").inner_text()
+    slider = explorer.get_by_label("Scale κ")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for share in (0.6, 0.75, 0.9, 0.98):
+        page.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2)
+    expect(explorer.get_by_text(re.compile(r"\d+ of 16 tokens would change"))).to_be_visible()
+    assert passes.inner_text() == before
+    assert counter.inner_text() == "0"
+    watched.picture("1_dragging")
+    page.mouse.up()
+    expect(explorer.locator(".run")).to_have_count(2)
+    wait_until_idle(explorer)
+    assert passes.inner_text() != before
+    assert explorer.locator("[aria-label=Text]").inner_text() != text
+    watched.picture("2_released")
+    assert watched.left_the_machine == [] and watched.errors == []
+
+
+def test_what_if_comparison_and_exports_from_the_panel(lab: Lab, watched: Watched) -> None:
+    """A candidate is put in a token's place; two runs are laid side by side; an answer is taken away in three forms."""
+    page = open_notebook(lab, watched, "what_if.ipynb", [TINY_TEAM, EXPLORER, "explorer.run(max_new_tokens=12, wait=True)"])
+    explorer = page.locator(".fusionlab-explorer")
+    expect(explorer.locator(".run")).to_have_count(1)
+    wait_until_idle(explorer)
+    explorer.locator(".entry:not(.emitted) [data-choice]").first.click()
+    expect(explorer.locator(".run")).to_have_count(2)
+    wait_until_idle(explorer)
+    watched.picture("1_what_if")
+    for number in (1, 2):
+        explorer.get_by_label(f"compare run {number}").check()
+    explorer.get_by_role("button", name="Compare two").click()
+    expect(explorer.locator(".runs-compared")).to_contain_text("Run 1 against run 2")
+    watched.picture("2_compared")
+    for name, ending in (("Trace", ".parquet"), ("Page", ".html")):
+        with page.expect_download() as download:
+            explorer.get_by_role("button", name=name, exact=True).click()
+        assert download.value.suggested_filename.endswith(ending)
+        assert Path(download.value.path()).stat().st_size > 1000
+    explorer.get_by_role("button", name="Python call").click()
+    expect(explorer.locator(".code")).to_contain_text("team.generate(")
+    watched.picture("3_code")
+    assert watched.left_the_machine == [] and watched.errors == []
+
+
+def wait_until_idle(explorer: Locator) -> None:
+    """Wait until models have written all there is to write, the comparison included."""
+    expect(explorer.locator("[data-stage=idle]")).to_be_visible()
