@@ -23,7 +23,8 @@ def start_fusionlab(*arguments: str, cwd: Path, **options: Any) -> subprocess.Po
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fusionlab.cli", *arguments]
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, start_new_session=True,
-                            preexec_fn=_as_at_a_terminal, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)  # fmt: skip
+                            preexec_fn=_as_at_a_terminal, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, **options)  # fmt: skip
 
 
 def tree_of(pid: int) -> list[psutil.Process]:
