@@ -18,10 +18,10 @@ READY := $(VENV)/.ready
 PIP   := $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test lint format lab bench hooks chromium constraints clean distclean
+.PHONY: help setup demo study test binder-test lint format lab bench hooks chromium constraints clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv and install everything that demo, test and lab need
 
@@ -63,6 +63,9 @@ study: $(READY) ## the paper's tables from a few items; STUDY=--shipped: from th
 
 test: $(READY) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+
+binder-test: $(READY) ## what Binder would build and run, without a container engine: minutes, and 2 GB of disk
+	$(BIN)/python -m pytest tests/binder_session.py -s
 
 lint: $(READY) ## ruff and mypy, as the hooks and CI run them
 	$(BIN)/ruff check .

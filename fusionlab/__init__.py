@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fusionlab.decode import fusion_generate
     from fusionlab.errors import FusionError
+    from fusionlab.session import FusionSession
     from fusionlab.solvers import KLConstraint, Solution, fuse, kl_table, solve
     from fusionlab.tasks import load_task
     from fusionlab.team import Team
@@ -30,6 +31,7 @@ __all__ = [
     "fuse",
     "kl_table",
     "Team",
+    "FusionSession",
     "fusion_generate",
     "Trace",
     "load_traces",
@@ -46,6 +48,7 @@ _HOMES = {  # public name -> the module that defines it
     "fuse": "fusionlab.solvers",
     "kl_table": "fusionlab.solvers",
     "Team": "fusionlab.team",
+    "FusionSession": "fusionlab.session",
     "fusion_generate": "fusionlab.decode",
     "Trace": "fusionlab.trace",
     "load_traces": "fusionlab.trace",

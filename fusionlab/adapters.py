@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,10 +225,14 @@ class StackedLora(nn.Module):
 
 
 class SharedBackbone:
-    """The small model with its adapters: one model object, many members."""
+    """The small model with its adapters: one model object, many members.
+
+    Whoever selects rows and reads them holds `lock` meanwhile: a notebook's cell may run while the explorer writes.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.lock = threading.RLock()
         self.selection = Selection()
         self.names: list[str] = []
         self._layers: dict[str, StackedLora] = {}

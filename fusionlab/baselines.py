@@ -7,7 +7,8 @@ Proxy tuning (arXiv 2401.08565) is the fusion method "static" and needs nothing 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
 @torch.inference_mode()
 def generate_alone(
     team: Team, name: str, prompts: Prompt | Sequence[Prompt], *, max_new_tokens: int = 64,
-    stop: Sequence[str] = (), batch_size: int = 16,
+    stop: Sequence[str] = (), batch_size: int = 16, should_stop: Callable[[], bool] | None = None,
 ) -> GenerationResult:  # fmt: skip
     """Greedy answers of one member alone: "large", "small" or an expert's name; no traces.
 
-    stop: strings that end an answer (see `prompts.cut_at_stop`). Raises `PromptError`, `UnknownNameError`.
+    stop: strings that end an answer (see `prompts.cut_at_stop`). should_stop: asked before every token; True ends the
+    generation there. Raises `PromptError`, `UnknownNameError`.
     """
     started = time.perf_counter()
     batch = check_prompts(prompts)
@@ -49,7 +51,8 @@ def generate_alone(
     check_lengths([len(ids) for ids in encoded], max_new_tokens, team.context_length())
     answers: list[list[int]] = []
     for start in range(0, len(batch), batch_size):
-        answers += write_alone(team, name, encoded[start : start + batch_size], max_new_tokens, stop)
+        part = encoded[start : start + batch_size]
+        answers += write_alone(team, name, part, max_new_tokens, stop, should_stop=should_stop)
         release_freed_memory()
     texts = team.tokenizer_of(name).batch_decode(answers, skip_special_tokens=True)
     texts = [cut_at_stop(text, stop) for text in texts]
@@ -57,19 +60,22 @@ def generate_alone(
 
 
 def write_alone(
-    team: Team, name: str, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str]
-) -> list[list[int]]:
+    team: Team, name: str, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], *,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[list[int]]:  # fmt: skip
     """The token ids that one member writes after each prompt, together; finished rows leave the batch."""
     tokenizer = team.tokenizer_of(name)
     holds_stop = StopFinder(tokenizer, stop, team.piece if tokenizer is team.large.tokenizer else PieceReader(tokenizer))
     eos_ids = torch.tensor(sorted(team.eos_ids()))
     plain = team.has_plain_head(name)  # probes the backbone, so before it is told whose rows come
-    select_alone(team, name)
     reader = CachedModel(team.model_of(name), plain_head=plain)
     answers: list[list[int]] = [[] for _ in prompts]
     live = list(range(len(prompts)))
-    features = reader.read(*pad_left(prompts, device=reader.device))
+    with selected_alone(team, name):
+        features = reader.read(*pad_left(prompts, device=reader.device))
     for step in range(max_new_tokens):
+        if should_stop is not None and should_stop():
+            break
         (logits,) = apply_heads([reader], [features[:, -1]], team.width)
         if step == 0:
             check_no_nan(logits, name)
@@ -82,7 +88,8 @@ def write_alone(
         if len(going) < len(live):
             reader.keep_rows(going)
             live, tokens = [live[row] for row in going.tolist()], tokens[going]
-        features = reader.read(tokens.to(reader.device)[:, None])
+        with selected_alone(team, name):
+            features = reader.read(tokens.to(reader.device)[:, None])
     return answers
 
 
@@ -102,16 +109,21 @@ def score_continuations_alone(
     plain = team.has_plain_head(name)
     found: list[list[Likelihood]] = []
     for part in batch_prompts([len(group) for group in groups], batch_size):
-        select_alone(team, name)
-        reader = CachedModel(team.model_of(name), plain_head=plain)
-        found += score_with_one_model(reader, encoded[part], groups[part], width=team.width, name=name)
-        del reader
+        with selected_alone(team, name):
+            reader = CachedModel(team.model_of(name), plain_head=plain)
+            found += score_with_one_model(reader, encoded[part], groups[part], width=team.width, name=name)
+            del reader
         release_freed_memory()
     return found
 
 
-def select_alone(team: Team, name: str) -> None:
-    """Give every row of the shared backbone to one member, where that is the model that runs."""
-    if team.backbone is not None and team.model_of(name) is team.backbone.model:
+@contextmanager
+def selected_alone(team: Team, name: str) -> Iterator[None]:
+    """While this lasts, every row of the shared backbone is one member's, where that is the model that runs."""
+    if team.backbone is None or team.model_of(name) is not team.backbone.model:
+        yield
+        return
+    with team.backbone.lock:
         alone = name != "small" and team.is_adapter(name)
         team.backbone.select([name] if alone else [], with_small=not alone)
+        yield

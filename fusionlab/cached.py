@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.errors import ModelError
+
 if TYPE_CHECKING:
     import torch
 
@@ -27,6 +29,7 @@ class CachedModel:
         self.attention_mask: torch.Tensor | None = None  # (N, tokens read); None when nothing is padded
         self.positions: torch.Tensor | None = None  # (N,) position of the next token, when padded
         self.tokens_read = 0
+        self.forward_passes = 0
 
     @property
     def device(self) -> torch.device:
@@ -43,6 +46,7 @@ class CachedModel:
         positions = self._advance(ids, attention_mask)
         inputs = {"input_ids": ids, "attention_mask": self.attention_mask, "position_ids": positions,
                   "past_key_values": self.cache, "use_cache": True}  # fmt: skip
+        self.forward_passes += 1
         if self.plain_head:
             features: torch.Tensor = self.model.base_model(**inputs).last_hidden_state
         else:
@@ -67,6 +71,21 @@ class CachedModel:
             positions = steps.expand(ids.shape[0], -1)
         self.tokens_read += length
         return positions
+
+    def crop(self, tokens: int) -> None:
+        """Forget the last `tokens` tokens of every row, as if they had never been read.
+
+        Raises `ModelError` where the model's cache no longer holds what it would have to go back to (sliding windows that
+        are full, linear attention).
+        """
+        try:
+            self.cache.crop(-tokens)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"this model's cache cannot go back: {error}", remedy="read the text again") from error
+        self.tokens_read -= tokens
+        if self.attention_mask is not None and self.positions is not None:
+            self.attention_mask = self.attention_mask[:, : self.attention_mask.shape[1] - tokens]
+            self.positions = self.positions - tokens
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Forget every row that is not in `rows` (indices)."""

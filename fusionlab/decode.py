@@ -10,7 +10,8 @@ Face's own shape; `Team.generate` is the loop with streaming and traces. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,28 +79,30 @@ class TeamReader:
         self.team = team
         self.experts = tuple(experts)
         self.track_evidence = track_evidence
-        adapters = [name for name in experts if team.is_adapter(name)]
-        self.seats: list[tuple[str, ...]] = [("large",)]
-        if experts:
-            self.seats.append(("small", *adapters))
-            self.seats += [(name,) for name in experts if not team.is_adapter(name)]
+        self.seats = seat_members(team, self.experts)
         self.readers = [CachedModel(team.model_of(seat[0]), plain_head=team.has_plain_head(seat[0])) for seat in self.seats]
         self.evidence: torch.Tensor | None = None  # (B, E) float64 nats
         self.latest: Distributions | None = None
+        self.features: list[torch.Tensor] = []  # what `latest` was made of: one (members x B, H) per seat
+
+    @property
+    def forward_passes(self) -> int:
+        """How many times a model of the team was run, since this reader was made."""
+        return sum(reader.forward_passes for reader in self.readers)
 
     def read_prompts(self, prompts: Mapping[str, Sequence[Sequence[int]]]) -> Distributions:
         """Read every member's prompts (lists of token ids; key: first name of each seat)."""
-        self._select_adapters()
         features: list[torch.Tensor] = []
         sums: dict[str, torch.Tensor] = {}
         for seat, reader in zip(self.seats, self.readers, strict=True):
             ids, mask = pad_left(prompts[seat[0]], device=reader.device)
             ids, mask = ids.repeat(len(seat), 1), mask.repeat(len(seat), 1)
-            hidden = reader.read(ids, mask)
+            with self._selected_adapters():
+                hidden = reader.read(ids, mask)
             if self.track_evidence and seat != ("large",):
                 likelihood = self._text_log_likelihood(reader, hidden, ids, mask)
                 sums.update(zip(seat, likelihood.split(len(prompts[seat[0]])), strict=True))
-            features.append(hidden[:, -1])
+            features.append(hidden[:, -1].clone())  # a view would keep the whole prompt's
         rows = len(prompts["large"])
         self.evidence = torch.zeros(rows, len(self.experts), dtype=torch.float64)
         if self.track_evidence:
@@ -107,19 +110,17 @@ class TeamReader:
             for column, name in enumerate(self.experts):
                 if comparable[column]:  # another chat template means another text: no ratio to take
                     self.evidence[:, column] = (sums[name] - sums["small"]).cpu()
-        self.latest = self.distributions_at(features)
-        return self.latest
+        return self._take(features)
 
     def read_tokens(self, tokens: torch.Tensor) -> Distributions:
         """Read one more token of every row: (B,) ids."""
-        self._select_adapters()
         self._weigh_evidence(tokens)
         features = []
         for seat, reader in zip(self.seats, self.readers, strict=True):
             ids = tokens.to(reader.device)[:, None].repeat(len(seat), 1)
-            features.append(reader.read(ids)[:, -1])
-        self.latest = self.distributions_at(features)
-        return self.latest
+            with self._selected_adapters():
+                features.append(reader.read(ids)[:, -1])
+        return self._take(features)
 
     def read_ahead(self, rows: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
         """Read given tokens behind the texts read so far, all at once; features of each seat, (members, N, T, H).
@@ -127,23 +128,41 @@ class TeamReader:
         rows: (N,) indices into the live rows, one as often as it goes on in different ways. ids: (N, T), padded on the
         right. What stands before each of these tokens is known, so `latest` and `evidence` stay what they were.
         """
-        self._select_adapters()
         assert self.latest is not None
         live, features = len(self.latest.log_p), []
         for seat, reader in zip(self.seats, self.readers, strict=True):
             reader.keep_rows(torch.cat([rows + member * live for member in range(len(seat))]))
-            read = reader.read(ids.to(reader.device).repeat(len(seat), 1))
+            with self._selected_adapters():
+                read = reader.read(ids.to(reader.device).repeat(len(seat), 1))
             features.append(read.unflatten(0, (len(seat), len(ids))))
         return features
+
+    def crop(self, tokens: int) -> None:
+        """Forget the last `tokens` tokens of every row, in every model's cache; say by `recall` what came before them.
+
+        Raises `ModelError` where a cache cannot go back; this reader is of no more use then.
+        """
+        for reader in self.readers:
+            reader.crop(tokens)
+
+    def recall(self, features: Sequence[torch.Tensor], evidence: torch.Tensor) -> Distributions:
+        """Go on from features that were read before, without running a model. evidence: (B, E) nats at that token."""
+        self.evidence = evidence
+        return self._take(self.to_devices(features))
+
+    def to_devices(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """One block per seat, each where its model is."""
+        return [block.to(reader.device) for block, reader in zip(features, self.readers, strict=True)]
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Go on with the given rows only (indices into the live rows)."""
         if self.latest is None or self.evidence is None:
             raise DistributionError("no prompt was read yet", remedy="call read_prompts first")
         live = len(self.latest.log_p)
-        for seat, reader in zip(self.seats, self.readers, strict=True):
-            blocks = [rows + member * live for member in range(len(seat))]
-            reader.keep_rows(torch.cat(blocks))
+        kept = [torch.cat([rows + member * live for member in range(len(seat))]) for seat in self.seats]
+        for reader, block in zip(self.readers, kept, strict=True):
+            reader.keep_rows(block)
+        self.features = [held[block.to(held.device)] for held, block in zip(self.features, kept, strict=True)]
         self.evidence = self.evidence[rows.cpu()]
         picked = rows.to(self.latest.log_p.device)
         self.latest = Distributions(
@@ -152,12 +171,22 @@ class TeamReader:
             None if self.latest.log_r is None else self.latest.log_r[:, picked],
         )
 
-    def _select_adapters(self) -> None:
-        if self.team.backbone is not None and len(self.seats) > 1:
+    @contextmanager
+    def _selected_adapters(self) -> Iterator[None]:
+        """While this lasts, the backbone's rows are those of this reader's experts."""
+        if self.team.backbone is None or len(self.seats) < 2:
+            yield
+            return
+        with self.team.backbone.lock:
             self.team.backbone.select(self.seats[1][1:])
+            yield
 
     def _seat_of(self, name: str) -> str:
         return next(seat[0] for seat in self.seats if name in seat)
+
+    def _take(self, features: list[torch.Tensor]) -> Distributions:
+        self.features, self.latest = features, self.distributions_at(features)
+        return self.latest
 
     def distributions_at(self, features: Sequence[torch.Tensor]) -> Distributions:
         """What every member expects next at n positions; features: (members * n, H) of each seat."""
@@ -203,6 +232,14 @@ def log_ratios(distributions: Distributions, rows: torch.Tensor, tokens: torch.T
         return torch.zeros(len(tokens), 0, dtype=torch.float64)
     rows, tokens = rows.to(log_q.device), tokens.to(log_q.device)
     return (log_r[:, rows, tokens] - log_q[rows, tokens]).T.double().cpu()
+
+
+def seat_members(team: TeamMembers, experts: Sequence[str]) -> list[tuple[str, ...]]:
+    """Who is read together: one forward per seat, its members one below the other. A seat reads its first one's prompts."""
+    if not experts:
+        return [("large",)]
+    adapters = [name for name in experts if team.is_adapter(name)]
+    return [("large",), ("small", *adapters), *((name,) for name in experts if not team.is_adapter(name))]
 
 
 def log_likelihood(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -253,7 +290,7 @@ def fuse_one_token(
     solution = solve(
         log_p, log_q, log_r, method=method, constraint=constraint,
         evidence=evidence.to(log_p.device) if method in READS_EVIDENCE else None,
-        experts=tuple(experts), steps=[step] * len(log_p) if isinstance(step, int) else step,
+        experts=tuple(experts), steps=[step] * len(log_p) if isinstance(step, int) else list(step),
     )  # fmt: skip
     return FusedStep(distributions, solution, fuse(log_p, log_q, log_r, solution.alpha), evidence)
 

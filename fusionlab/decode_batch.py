@@ -7,7 +7,7 @@ B is the number of live rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fusionlab.team import Team
     from fusionlab.trace import Trace
 
-_RELEASE_STEPS = 16  # steps after which freed memory is handed back; it takes under a hundredth of their time
+RELEASE_STEPS = 16  # steps after which freed memory is handed back; it takes under a hundredth of their time
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class DecodeSettings:
     stop: tuple[str, ...]
     sampling: Sampling
     trace: str | None
+    choices: Mapping[int, int] = field(default_factory=dict)  # token of the answer -> the id that is written there
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,10 @@ def decode_batch(
     stopped = False
     reader.read_prompts(encoded)
     for step in range(settings.max_new_tokens):
-        if step % _RELEASE_STEPS == 0:
+        if step % RELEASE_STEPS == 0:
             release_freed_memory()
         fused = fuse_live_rows(reader, settings, step)
-        log_fused = fused.log_fused
-        if step < settings.min_new_tokens:
-            log_fused = log_fused.index_fill(-1, eos_ids.to(log_fused.device), -torch.inf)
-        tokens = choose_tokens(log_fused, settings.sampling, [generators[row] for row in live]).cpu()
+        tokens = choose_next(fused.log_fused, settings, step, [generators[row] for row in live], eos_ids)
         if recorder is not None:
             recorder.add_step(fused, tokens, live)
         for row, token in zip(live, tokens.tolist(), strict=True):
@@ -113,9 +111,25 @@ def decode_batch(
     whole = team.large.tokenizer.batch_decode(answers, skip_special_tokens=True)
     texts = [cut_at_stop(text, settings.stop) for text in whole]
     traces = [] if recorder is None else recorder.finish(texts)
-    del reader  # its caches
+    del reader  # frees its caches
     release_freed_memory()
     return DecodedBatch(texts, answers, traces, stopped)
+
+
+def choose_next(
+    log_fused: torch.Tensor,
+    settings: DecodeSettings,
+    step: int,
+    generators: Sequence[torch.Generator | None],
+    eos_ids: torch.Tensor,
+) -> torch.Tensor:
+    """The token that every live row writes at a step, on the CPU: (B, V) log-probabilities -> (B,) ids."""
+    if step < settings.min_new_tokens:
+        log_fused = log_fused.index_fill(-1, eos_ids.to(log_fused.device), -torch.inf)
+    tokens = choose_tokens(
+        log_fused, settings.sampling, generators
+    ).cpu()  # drawn even where it is not used: equal draws after
+    return torch.full_like(tokens, settings.choices[step]) if step in settings.choices else tokens
 
 
 def fuse_live_rows(reader: TeamReader, settings: DecodeSettings, step: int) -> FusedStep:
@@ -150,13 +164,20 @@ def make_recorder(team: Team, prompts: Sequence[Prompt], settings: DecodeSetting
     """The recorder that a trace level asks for, or None."""
     if settings.trace is None:
         return None
+    return TraceRecorder(
+        prompts=[prompt_text(prompt) for prompt in prompts], experts=settings.experts, method=settings.method,
+        constraint=settings.constraint, level=settings.trace, piece_of=team.piece,
+        meta=trace_meta(team, settings, seed=seed),
+    )  # fmt: skip
+
+
+def trace_meta(team: Team, settings: DecodeSettings, *, seed: int) -> dict[str, Any]:
+    """What a trace says of how it came about, beside method and constraint."""
     sampling: dict[str, Any] = {"do_sample": settings.sampling.do_sample}
     if settings.sampling.do_sample:
         sampling |= {"temperature": settings.sampling.temperature, "top_k": settings.sampling.top_k,
                      "top_p": settings.sampling.top_p}  # fmt: skip
-    return TraceRecorder(
-        prompts=[prompt_text(prompt) for prompt in prompts], experts=settings.experts, method=settings.method,
-        constraint=settings.constraint, level=settings.trace, piece_of=team.piece,
-        meta={"models": team.describe(), "seed": seed, "sampling": sampling,
-              "end_ids": sorted(team.eos_ids(settings.experts))},
-    )  # fmt: skip
+    meta = {"models": team.describe(), "seed": seed, "sampling": sampling,
+            "end_ids": sorted(team.eos_ids(settings.experts))}  # fmt: skip
+    choices = {str(step): token for step, token in settings.choices.items()}
+    return meta | ({"choices": choices} if choices else {})

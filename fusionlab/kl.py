@@ -271,22 +271,27 @@ def kl_table(log_p: Tensor, log_q: Tensor, log_r: Tensor, grid: Sequence[float] 
 
 def kl_on_grid(step: Step, weights: Array) -> tuple[Array, Array]:
     """KL(P~||P) and KL(P||P~), (E, B, G) each in nats, with one expert alone at each of the weights (G,)."""
+    log_total, mean = np.moveaxis(cumulants_on_grid(step, weights, orders=2), -1, 0)
+    return weights * mean - log_total, step.mass[:, None] * log_total - step.slope[:, :, None] * weights
+
+
+def cumulants_on_grid(step: Step, weights: Array, *, orders: int = 3) -> Array:
+    """A, A' and, with 3 orders, A'' of one expert alone at each of the weights (G,): (E, B, G, orders)."""
     experts, rows, _ = step.shape
     flat = step.deltas.flatten(0, 1)
     steps = np.diff(weights)
     if step.log_p.device.type == "cpu" and len(steps) and np.allclose(steps, steps[0], rtol=1e-9, atol=1e-12):
-        table = np.stack([_uniform_grid(step.log_p[i % rows], flat[i], weights) for i in range(len(flat))])
+        table = np.stack([_uniform_grid(step.log_p[i % rows], flat[i], weights, orders) for i in range(len(flat))])
     else:
         problems = np.repeat(np.arange(len(flat)), len(weights))
-        table = cumulants(step.log_p, flat, problems, np.tile(weights, len(flat)))[:, :2]
-    log_total, mean = np.moveaxis(table.reshape(experts, rows, len(weights), 2), -1, 0)
-    return weights * mean - log_total, step.mass[:, None] * log_total - step.slope[:, :, None] * weights
+        table = cumulants(step.log_p, flat, problems, np.tile(weights, len(flat)))[:, :orders]
+    return table.reshape(experts, rows, len(weights), orders)
 
 
-def _uniform_grid(log_p: Tensor, delta: Tensor, weights: Array) -> Array:
-    """A and A' at evenly spaced weights, (G, 2): one exp for the step, then products. log_p, delta: (V,)."""
-    buffer = torch.empty_like(log_p)
-    table = np.full((len(weights), 2), np.nan)
+def _uniform_grid(log_p: Tensor, delta: Tensor, weights: Array, orders: int) -> Array:
+    """A, A' and perhaps A'' at evenly spaced weights, (G, orders): one exp for the step, then products. (V,) both."""
+    buffer, product = torch.empty_like(log_p), torch.empty_like(log_p)
+    table = np.full((len(weights), orders), np.nan)
     if float(log_p.min()) > _SAFE_LOG_P:  # a token that underflows at the first weight could never come back
         factor = torch.exp(delta * float(weights[1] - weights[0]))
         torch.add(log_p, delta, alpha=float(weights[0]), out=buffer).exp_()
@@ -294,11 +299,14 @@ def _uniform_grid(log_p: Tensor, delta: Tensor, weights: Array) -> Array:
             total, first = float(buffer.sum()), float(torch.dot(buffer, delta))
             if not (_SAFE_SUM[0] < total < _SAFE_SUM[1] and np.isfinite(first)):
                 break
-            table[index] = np.log(total), first / total
+            table[index, :2] = np.log(total), first / total
+            if orders == 3:
+                second = float(torch.dot(torch.mul(buffer, delta, out=product), delta))
+                table[index, 2] = max(second / total - (first / total) ** 2, 0.0)
             buffer.mul_(factor)
     for index in np.flatnonzero(np.isnan(table[:, 0])).tolist():
         sums = _tilted_sums(log_p, delta, float(weights[index]), buffer)
-        table[index] = _cumulants_of_sums(np.array([sums]))[0, :2]
+        table[index] = _cumulants_of_sums(np.array([sums]))[0, :orders]
     return table
 
 

@@ -1,12 +1,13 @@
 """Collect what the decode decides, step by step, and hand out one frozen `Trace` per prompt.
 
-Symbols as in `decode`. Only summaries leave the device (weights, KLs, entropies, top-k lists, a table of
-both KLs over a weight grid); full-vocabulary logits are never kept.
+Symbols as in `decode`. Only summaries leave the device (weights, KLs, entropies, top-k lists, and in a full trace the
+tables of `tables.py`); full-vocabulary logits are never kept.
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -15,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fusionlab.decode import READS_EVIDENCE
 from fusionlab.errors import UnknownNameError
-from fusionlab.solvers import KLConstraint, kl_table
-from fusionlab.trace import ARRAYS, GRID_ARRAYS, Trace
+from fusionlab.solvers import KLConstraint
+from fusionlab.tables import ATOMS, CANDIDATES, empty_tables, tabulate_step
+from fusionlab.trace import ARRAYS, GRID_ARRAYS, REST_WEIGHTS, TABLE_ARRAYS, Trace
+from fusionlab.trace_fields import IDS, even_grid
 
 if TYPE_CHECKING:
     from fusionlab.decode import FusedStep
@@ -26,7 +30,8 @@ TOP_K = 8  # candidates kept of each distribution
 GRID = np.round(np.arange(0.0, 2.0001, 0.1), 6)  # the paper's weights, for the table of a full trace
 LEVELS = ("full", "light", None)
 _STEPS = 64  # steps that the first arrays have room for
-_DTYPES = {name: dtype for name, (_, dtype) in (ARRAYS | GRID_ARRAYS).items()}
+_FULL = ARRAYS | GRID_ARRAYS | TABLE_ARRAYS
+_DTYPES = {name: dtype for name, (_, dtype) in _FULL.items()}
 
 
 class TraceRecorder:
@@ -52,7 +57,7 @@ class TraceRecorder:
             raise UnknownNameError(f"unknown trace level {level!r}", remedy="known: full, light, or None")
         self.prompts, self.experts, self.method = list(prompts), tuple(experts), method
         self.constraint, self.level, self.piece_of, self.meta = constraint, level, piece_of, dict(meta)
-        self.grid = np.unique(np.append(GRID[constraint.alpha_max >= GRID], constraint.alpha_max))
+        self.grid = weight_grid(constraint.alpha_max)
         self.columns: dict[str, np.ndarray] = {}
         self.lengths = [0] * len(self.prompts)  # tokens recorded of each prompt
         self.steps = 0
@@ -63,26 +68,52 @@ class TraceRecorder:
         if self.level == "full":
             columns |= self._tabulate(step)
         for name, values in columns.items():
-            self._room_for(name, values.shape[1:])[self.steps, list(live)] = values
+            self._room_for(name, values.shape[1:], 1)[self.steps, list(live)] = values
         self.steps += 1
         for prompt in live:
             self.lengths[prompt] = self.steps
 
-    def _room_for(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The array of a field, with room for one more step."""
+    def add_tokens(self, step: FusedStep, tokens: torch.Tensor, *, earlier: TraceRecorder | None = None) -> None:
+        """Record several tokens of the only prompt: the rows of `step` are its next tokens, in order.
+
+        earlier: a recorder of the same tokens under another constraint; its tables are copied where they are the same.
+        """
+        stop = self.steps + len(tokens)
+        columns = summarise_step(step, tokens, len(self.experts))
+        if self.level == "full":
+            same = earlier is not None and self._tabulates_like(earlier) and earlier.steps >= stop
+            columns |= earlier._tables(self.steps, stop) if same and earlier is not None else self._tabulate(step)
+        for name, values in columns.items():
+            self._room_for(name, values.shape[1:], len(tokens))[self.steps : stop, 0] = values
+        self.steps, self.lengths = stop, [stop]
+
+    def forget_after(self, steps: int) -> None:
+        """Go on after the first `steps` tokens of the only prompt, as if the others had not been recorded."""
+        self.steps, self.lengths = steps, [steps]
+
+    def _tabulates_like(self, other: TraceRecorder) -> bool:
+        mixes = [recorder.method in READS_EVIDENCE for recorder in (self, other)]
+        return other.level == "full" and np.array_equal(self.grid, other.grid) and mixes[0] == mixes[1]
+
+    def _tables(self, start: int, stop: int) -> dict[str, Any]:
+        tables = {*GRID_ARRAYS, *TABLE_ARRAYS} & self.columns.keys()
+        return {name: self.columns[name][start:stop, 0] for name in tables}
+
+    def _room_for(self, name: str, shape: tuple[int, ...], steps: int) -> np.ndarray:
+        """The array of a field, with room for more steps."""
         held = self.columns.get(name)
-        if held is None or len(held) <= self.steps:
-            more = np.zeros((_STEPS if held is None else len(held), len(self.prompts), *shape), _DTYPES[name])
+        if held is None or len(held) < self.steps + steps:
+            size = max(_STEPS, steps) if held is None else max(len(held), self.steps + steps - len(held))
+            more = np.zeros((size, len(self.prompts), *shape), _DTYPES[name])
             self.columns[name] = held = more if held is None else np.concatenate([held, more])
         return held
 
     def _tabulate(self, step: FusedStep) -> dict[str, Any]:
         dist = step.distributions
         if dist.log_q is None or dist.log_r is None:
-            empty = np.zeros((len(dist.log_p), 0, len(self.grid)), dtype=np.float32)
-            return {"grid_kl_forward": empty, "grid_kl_reverse": empty}
-        forward, reverse = kl_table(dist.log_p, dist.log_q, dist.log_r, torch.from_numpy(self.grid))
-        return {"grid_kl_forward": forward.cpu().numpy(), "grid_kl_reverse": reverse.cpu().numpy()}
+            return empty_tables(len(dist.log_p), self.grid)
+        mixes = self.method in READS_EVIDENCE
+        return tabulate_step(dist.log_p, dist.log_q, dist.log_r, self.grid, step.evidence, mixes=mixes)
 
     def finish(self, texts: Sequence[str]) -> list[Trace]:
         """One trace per prompt. texts: what each prompt was answered with."""
@@ -96,8 +127,9 @@ class TraceRecorder:
     def _build(self, index: int, prompt: str, text: str, meta: dict[str, Any]) -> Trace:
         length = self.lengths[index]
         sizes = {"N": length, "E": len(self.experts), "K": TOP_K, "G": len(self.grid)}
+        sizes |= {"H": len(even_grid(self.grid, len(self.experts))), "C": CANDIDATES, "S": len(REST_WEIGHTS), "M": ATOMS}
         arrays: dict[str, Any] = {}
-        wanted = ARRAYS | (GRID_ARRAYS if self.level == "full" else {})
+        wanted = _FULL if self.level == "full" else ARRAYS
         for name, (dims, dtype) in wanted.items():
             if name == "grid":
                 arrays[name] = self.grid
@@ -105,14 +137,28 @@ class TraceRecorder:
                 arrays[name] = self.columns[name][:length, index]
             else:
                 arrays[name] = np.zeros([sizes[dim] for dim in dims], dtype=dtype)
-        seen = [arrays[name].ravel() for name in arrays if name.startswith("topk_ids")] + [arrays["large_choice"]]
+        if self.level == "full" and not np.isfinite(arrays["atom_logprobs"]).any():  # at no token did experts mix
+            arrays |= {name: arrays[name][..., :0] for name in ("atom_logprobs", "atom_deltas")}
+        seen = [arrays[name].ravel() for name in arrays if name in IDS] + [arrays["large_choice"]]
+        held = [int(token) for token in np.unique(np.concatenate(seen)) if token >= 0]
         return Trace(
             prompt=prompt, text=text, experts=self.experts, method=self.method,
             constraint=self.constraint.to_dict(), level=self.level,
             pieces=tuple(self.piece_of(int(token)) for token in arrays["token_ids"]),
-            topk_pieces={int(token): self.piece_of(int(token)) for token in np.unique(np.concatenate(seen))},
+            topk_pieces={token: self.piece_of(token) for token in held},
             meta=meta, **arrays,
         )  # fmt: skip
+
+
+def weight_grid(alpha_max: float) -> np.ndarray:
+    """(G,) the weights of a full trace's tables: the paper's from 0 to 2, so that every smaller bound can be tried later.
+
+    Beyond 2, steps grow by a quarter until alpha_max is reached.
+    """
+    grid = list(GRID)
+    while grid[-1] < alpha_max:
+        grid.append(grid[-1] * 1.25)
+    return np.array(grid)
 
 
 def summarise_step(step: FusedStep, tokens: torch.Tensor, experts: int) -> dict[str, Any]:
@@ -184,6 +230,7 @@ def widen(array: np.ndarray, value: float) -> np.ndarray:
     return np.concatenate([array, np.full(shape, value, dtype=array.dtype)], axis=1)
 
 
+@functools.cache  # looking them up takes 20 ms, and a trace is made for every view of a growing answer
 def versions() -> dict[str, str]:
     """What ran: fusionlab, torch, transformers and Python."""
     found = {"python": platform.python_version()}

@@ -42,7 +42,7 @@ __all__ = ["SOLVERS", "KLConstraint", "Solution", "fuse", "kl_table", "posterior
 _PAPER = KLConstraint()
 _GRID_STEP = 0.1  # the paper's
 _IMPROBABLE = 1e-6  # a posterior below this moves no log-probability by more than 1e-4 nats
-_TIE = (1e-6, 1e-9)  # ends of `joint` that differ by less, as a share of J and of f^2 + g^2, are equally low
+_TIE = (1e-6, 1e-9)  # ends of a search that differ by less, as a share of J and of f^2 + g^2, are equally low
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,13 @@ def solve_grid(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array:
 
 
 def solve_exact(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array:
-    """The objective of `grid` over all weights in [0, alpha_max], to 1e-4."""
-    weights, objective = _search_each(step, constraint, *_mean_targets(step, constraint))
-    winner = objective.argmin(0)
+    """The objective of `grid` over all weights in [0, alpha_max], to 1e-4.
+
+    Experts whose J is equally low (with one direction all that reach the target have 0): the smallest weight wins.
+    """
+    aims = _mean_targets(step, constraint)
+    weights, objective = _search_each(step, constraint, *aims)
+    winner = np.where(_lowest(objective, aims, constraint), weights, np.inf).argmin(0)
     return _only(winner, weights[winner, np.arange(len(winner))], len(weights))
 
 
@@ -204,9 +208,7 @@ def solve_joint(step: Step, constraint: KLConstraint, evidence: Tensor) -> Array
         terms=_terms(constraint),
     )
     ends, reached = alpha.reshape(-1, rows, experts), objective.reshape(-1, rows)
-    size = aims[0][0] ** 2 + aims[1][0] ** 2
-    lowest = reached <= reached.min(0) * (1 + _TIE[0]) + _TIE[1] * size
-    winner = np.where(lowest, (ends**2).sum(-1), np.inf).argmin(0)
+    winner = np.where(_lowest(reached, aims, constraint), (ends**2).sum(-1), np.inf).argmin(0)
     return ends[winner, np.arange(rows)]
 
 
@@ -309,6 +311,13 @@ def _mean_targets(step: Step, constraint: KLConstraint) -> tuple[Array, Array]:
         np.broadcast_to(constraint.scale * target.mean(0), target.shape)
         for target in (step.target_forward, step.target_reverse)
     )
+
+
+def _lowest(objective: Array, aims: tuple[Array, Array], constraint: KLConstraint) -> NDArray[np.bool_]:
+    """Which of the J (..., B) of each row are equally low, up to what a search can tell apart."""
+    terms = _terms(constraint)
+    size = aims[0][0] ** 2 * terms[0] + aims[1][0] ** 2 * terms[1]
+    return np.asarray(objective <= objective.min(0) * (1 + _TIE[0]) + _TIE[1] * size)
 
 
 def _terms(constraint: KLConstraint) -> tuple[bool, bool]:

@@ -6,13 +6,14 @@ and runs the decode over batches of prompts (`generate`); `decode` holds the ste
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.errors import UnknownNameError
+from fusionlab.errors import ConstraintError, UnknownNameError
 from fusionlab.prompts import PieceReader, Prompt, check_continuations, check_prompts, encode_prompts
 from fusionlab.sampling import Sampling
 from fusionlab.solvers import SOLVERS, KLConstraint
@@ -130,9 +131,10 @@ class Team:
 
         model = self.model_of(name)
         if id(model) not in self._plain_heads:
-            if self.backbone is not None and model is self.backbone.model:
-                self.backbone.select(())  # the probe has one row, and it is the small model's
-            self._plain_heads[id(model)] = has_plain_head(model)
+            with contextlib.nullcontext() if self.backbone is None else self.backbone.lock:
+                if self.backbone is not None and model is self.backbone.model:
+                    self.backbone.select(())  # the probe has one row, and it is the small model's
+                self._plain_heads[id(model)] = has_plain_head(model)
         return self._plain_heads[id(model)]
 
     def eos_ids(self, experts: Sequence[str] = ()) -> set[int]:
@@ -173,6 +175,7 @@ class Team:
         on_token: Callable[[Token], bool | None] | None = None,
         trace: str | None = "light",
         batch_size: int = 16,
+        choices: Mapping[int, int] | None = None,
     ) -> GenerationResult:
         """Write an answer to every prompt.
 
@@ -182,6 +185,7 @@ class Team:
         on_token: called with every `Token`; returning False ends the generation after it.
         trace: "full" keeps the table of both KLs over the weight grid, "light" does not, None keeps no trace.
         batch_size: prompts that are decoded together. Row i draws under seed + i.
+        choices: what-if tokens; {3: 42} writes id 42 as the fourth token of every answer, whatever was fused there.
         Raises `PromptError`, `UnknownNameError`, `ConstraintError`, `DistributionError`.
         """
         from fusionlab.decode_batch import DecodeSettings, decode_batch  # torch-heavy
@@ -192,7 +196,7 @@ class Team:
         settings = DecodeSettings(
             method=method, constraint=constraint or KLConstraint(), experts=names,
             max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, stop=tuple(stop),
-            sampling=sampling or Sampling(), trace=trace,
+            sampling=sampling or Sampling(), trace=trace, choices=check_choices(choices, self.width),
         )  # fmt: skip
         started = time.perf_counter()
         texts: list[str] = []
@@ -280,3 +284,15 @@ def check_method(method: str) -> None:
     """Raise `UnknownNameError` with the known methods."""
     if method not in SOLVERS:
         raise UnknownNameError(f"unknown method {method!r}", remedy=f"known: {', '.join(SOLVERS)}")
+
+
+def check_choices(choices: Mapping[int, int] | None, width: int) -> dict[int, int]:
+    """What-if tokens as a dict; `ConstraintError` for a place before the answer or an id beyond the vocabulary."""
+    for step, token in (choices or {}).items():
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (step, token))
+        if not whole or step < 0 or not 0 <= token < width:
+            raise ConstraintError(
+                f"choices has {step!r}: {token!r}",
+                remedy=f"name a token of the answer, counted from 0, and an id from 0 to {width - 1}",
+            )
+    return dict(choices or {})

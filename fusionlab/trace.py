@@ -10,12 +10,24 @@ constraint's scale; `kl_forward` is KL(P~||P), `kl_reverse` is KL(P||P~) (paper,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from fusionlab.errors import TraceError
+from fusionlab.trace_fields import (
+    ARRAYS,
+    GRID_ARRAYS,
+    IDS,
+    LEVELS,
+    REST_WEIGHTS,
+    TABLE_ARRAYS,
+    as_json,
+    checked_array,
+    even_grid,
+    last_size,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,45 +35,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-LEVELS = ("full", "light")
-
-# field -> (shape, dtype); a test checks that this table and the dataclass below agree
-ARRAYS: dict[str, tuple[str, str]] = {
-    "token_ids": ("N", "int32"),
-    "alpha": ("NE", "float32"),
-    "target_forward": ("NE", "float32"),
-    "target_reverse": ("NE", "float32"),
-    "kl_forward": ("N", "float32"),
-    "kl_reverse": ("N", "float32"),
-    "evidence": ("NE", "float32"),
-    "entropy_large": ("N", "float32"),
-    "entropy_small": ("N", "float32"),
-    "entropy_fused": ("N", "float32"),
-    "entropy_experts": ("NE", "float32"),
-    "logprob_large": ("N", "float32"),
-    "logprob_small": ("N", "float32"),
-    "logprob_fused": ("N", "float32"),
-    "logprob_experts": ("NE", "float32"),
-    "topk_ids_large": ("NK", "int32"),
-    "topk_ids_small": ("NK", "int32"),
-    "topk_ids_fused": ("NK", "int32"),
-    "topk_ids_experts": ("NEK", "int32"),
-    "topk_logprobs_large": ("NK", "float32"),
-    "topk_logprobs_small": ("NK", "float32"),
-    "topk_logprobs_fused": ("NK", "float32"),
-    "topk_logprobs_experts": ("NEK", "float32"),
-    "large_choice": ("N", "int32"),
-    "flipped": ("N", "bool"),
-    "flipped_by": ("N", "int16"),
-    "clamped": ("N", "int32"),
-    "drafted": ("N", "bool"),
-    "accepted": ("N", "bool"),
-}
-GRID_ARRAYS: dict[str, tuple[str, str]] = {
-    "grid": ("G", "float32"),
-    "grid_kl_forward": ("NEG", "float32"),
-    "grid_kl_reverse": ("NEG", "float32"),
-}
+__all__ = ["ARRAYS", "GRID_ARRAYS", "LEVELS", "REST_WEIGHTS", "TABLE_ARRAYS", "Trace", "load_traces", "save_traces"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,8 +47,9 @@ class Trace:
     0.214
 
     Arrays are copied, cast to the dtypes of `ARRAYS` and made read-only. `topk_pieces` keeps exactly the ids
-    that occur in a top-k list or in `large_choice`. `constraint` and `meta` are kept as JSON gives them back
-    (tuples become lists, keys become strings). At level "light" the three grid fields are None.
+    that occur in a top-k list, among the candidates or in `large_choice`. `constraint` and `meta` are kept as JSON
+    gives them back (tuples become lists, keys become strings). At level "light" the fields of `GRID_ARRAYS` and
+    `TABLE_ARRAYS` are None; a full trace of version 1 has no `TABLE_ARRAYS`.
 
     Raises `TraceError` that names the field, the shape or value expected and the one received.
     """
@@ -119,6 +94,17 @@ class Trace:
     grid: Array | None = None  # (G,)
     grid_kl_forward: Array | None = None  # (N, E, G) nats
     grid_kl_reverse: Array | None = None  # (N, E, G) nats
+    mean_deltas: Array | None = None  # (N, E) nats, A'(0) = E_P[d_t]
+    grid_variance: Array | None = None  # (N, E, G) nats², A'' = Var_P~(d_t)
+    even_kl_forward: Array | None = None  # (N, H) nats, with all experts at the same weight
+    even_kl_reverse: Array | None = None  # (N, H) nats
+    even_variance: Array | None = None  # (N, H) nats²
+    candidate_ids: Array | None = None  # (N, C) tokens that are likely at some weights
+    candidate_logprobs: Array | None = None  # (N, C) nats, log P
+    candidate_deltas: Array | None = None  # (N, E, C) nats, d_t = log R_t - log Q
+    rest_peaks: Array | None = None  # (N, E, S) nats, the greatest log P + a d_t of all other tokens
+    atom_logprobs: Array | None = None  # (N, M) nats, log of their share in sums over the vocabulary
+    atom_deltas: Array | None = None  # (N, E, M) nats
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,27 +116,21 @@ class Trace:
             raise TraceError(f"trace field 'experts' repeats a name: {list(self.experts)}")
         if self.level not in LEVELS:
             raise TraceError(f"trace field 'level' is {self.level!r}", remedy="use 'full' or 'light'")
-        arrays = dict(ARRAYS)
-        if self.level == "full":
-            arrays |= GRID_ARRAYS
-        else:
-            for name in GRID_ARRAYS:
-                if getattr(self, name) is not None:
-                    raise TraceError(
-                        f"trace field {name!r} is set, but level 'light' keeps no grid",
-                        remedy="pass None or level='full'",
-                    )
         sizes = {
             "N": len(self.pieces),
             "E": len(self.experts),
-            "K": _last_size(self.topk_ids_large),
-            "G": _last_size(self.grid),
+            "K": last_size(self.topk_ids_large),
+            "G": last_size(self.grid),
+            "H": 0 if self.grid is None else len(even_grid(self.grid, len(self.experts))),
+            "C": last_size(self.candidate_ids),
+            "S": len(REST_WEIGHTS),
+            "M": last_size(self.atom_logprobs),
         }
-        for name, (dims, dtype) in arrays.items():
-            array = _checked_array(name, getattr(self, name), tuple(sizes[d] for d in dims), dims, dtype)
+        for name, (dims, dtype) in self._arrays_of_level().items():
+            array = checked_array(name, getattr(self, name), tuple(sizes[d] for d in dims), dims, dtype)
             self._set(name, array)
-        self._set("constraint", _as_json("constraint", self.constraint))
-        self._set("meta", _as_json("meta", self.meta))
+        self._set("constraint", as_json("constraint", self.constraint))
+        self._set("meta", as_json("meta", self.meta))
         used = np.unique(np.concatenate([self.large_choice, *(ids.ravel() for ids in self._topk_ids())]))
         used = used[used >= 0]
         missing = [int(i) for i in used if int(i) not in self.topk_pieces]
@@ -162,8 +142,23 @@ class Trace:
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
+    def _arrays_of_level(self) -> dict[str, tuple[str, str]]:
+        if self.level == "full":
+            return ARRAYS | GRID_ARRAYS | (TABLE_ARRAYS if self.has_tables else {})
+        for name in GRID_ARRAYS | TABLE_ARRAYS:
+            if getattr(self, name) is not None:
+                raise TraceError(
+                    f"trace field {name!r} is set, but level 'light' keeps no grid", remedy="pass None or level='full'"
+                )
+        return ARRAYS
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether this trace holds what solving it again to 1e-3 needs: full ones do, except those of version 1."""
+        return any(getattr(self, name) is not None for name in TABLE_ARRAYS)
+
     def _topk_ids(self) -> list[Any]:
-        return [self.topk_ids_large, self.topk_ids_small, self.topk_ids_fused, self.topk_ids_experts]
+        return [getattr(self, name) for name in IDS if getattr(self, name) is not None]
 
     def _check_values(self) -> None:
         import numpy as np
@@ -305,16 +300,16 @@ class Trace:
         return traces_to_html([self], path)
 
     def show(self) -> None:
-        """Show the page in a notebook, in a sandboxed frame; elsewhere print the trace as text."""
+        """Show the views in a notebook; elsewhere print the trace as text."""
         from fusionlab.trace_html import show_trace
 
         show_trace(self)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        from fusionlab.trace_html import trace_to_frame_html
+        from fusionlab.trace_html import traces_to_output
         from fusionlab.trace_text import trace_to_text
 
-        return {"text/plain": trace_to_text(self), "text/html": trace_to_frame_html(self)}
+        return {"text/plain": trace_to_text(self), "text/html": traces_to_output([self])}
 
 
 def save_traces(traces: Iterable[Trace], path: str | PathLike[str]) -> None:
@@ -343,42 +338,6 @@ def ansi_tokens(trace: Trace, *, color: bool | None = None) -> str:
 
 def _as_lists(rows: Any) -> list[Any]:
     return list(rows.tolist())
-
-
-def _last_size(values: object) -> int:
-    import numpy as np
-
-    shape = np.asarray(values).shape
-    return int(shape[-1]) if shape else 0
-
-
-def _checked_array(name: str, values: object, shape: tuple[int, ...], dims: str, dtype: str) -> Array:
-    import numpy as np
-
-    array = np.asarray(values)
-    if array.shape != shape:
-        letters = ", ".join(dims)
-        raise TraceError(f"trace field {name!r} must have shape ({letters}) = {shape}, received {array.shape}")
-    if array.size and not np.can_cast(array.dtype, dtype, casting="same_kind"):
-        raise TraceError(f"trace field {name!r} must hold {dtype}, received {array.dtype}")
-    cast = np.array(array, dtype=dtype, order="C", copy=True)
-    if array.dtype.kind in "iu" and not np.array_equal(cast, array):
-        raise TraceError(f"trace field {name!r} holds integers that do not fit in {dtype}")
-    cast.setflags(write=False)
-    return cast
-
-
-def _as_json(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        plain = json.loads(json.dumps(value))
-    except (TypeError, ValueError) as error:
-        raise TraceError(
-            f"trace field {name!r} cannot be written as JSON: {error}",
-            remedy="pass text, numbers, lists and dicts",
-        ) from None
-    if not isinstance(plain, dict):
-        raise TraceError(f"trace field {name!r} must be a dict, received {type(value).__name__}")
-    return plain
 
 
 def _canonical(value: object) -> object:

@@ -1,7 +1,7 @@
 """Traces on disk: a Parquet file with one row per token, and run-level fields as JSON in the schema metadata.
 
-Columns: `trace` and `position`, the fields of `ARRAYS` and the two grid tables (lists per row where a field
-has more than one dimension), `piece`, and `topk_pieces`, a map from each id that occurs in the row to its
+Columns: `trace` and `position`, the fields of `ARRAYS`, the two grid tables and `TABLE_ARRAYS` (lists per row where a
+field has more than one dimension), `piece`, and `topk_pieces`, a map from each id that occurs in the row to its
 text, so that a row can be read by itself, in SQL for instance:
 `SELECT piece, alpha, topk_pieces[large_choice] FROM 'answer.parquet' WHERE flipped`.
 Pages and header carry checksums, so a damaged byte is noticed.
@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import CorruptFileError, MissingFileError, TraceError
-from fusionlab.trace import ARRAYS, GRID_ARRAYS, Trace
+from fusionlab.trace import ARRAYS, GRID_ARRAYS, REST_WEIGHTS, TABLE_ARRAYS, Trace
+from fusionlab.trace_fields import even_grid, last_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TRACE_VERSION = 1
+TRACE_VERSION = 2  # 1 had no TABLE_ARRAYS; it is still read
+READABLE = (1, 2)
 VERSION_KEY, RUNS_KEY, SUM_KEY = b"fusionlab.trace_version", b"fusionlab.traces", b"fusionlab.traces_sha256"
 RUN_FIELDS = ("prompt", "text", "experts", "method", "constraint", "level", "meta")
 
@@ -53,9 +55,9 @@ def read_traces(path: str | PathLike[str]) -> list[Trace]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         metadata = file.schema_arrow.metadata or {}
-        runs = _runs_of_this_version(metadata, path)
+        version, runs = _version_and_runs(metadata, path)
         table = file.read()
-        if not table.schema.equals(_schema()):
+        if not table.schema.equals(_schema(version)):
             raise ValueError("its columns are not those of a trace")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptFileError(
@@ -68,18 +70,18 @@ def read_traces(path: str | PathLike[str]) -> list[Trace]:
     return [_trace_of(run, table.slice(s, run["tokens"]), path) for run, s in zip(runs, starts, strict=True)]
 
 
-def _runs_of_this_version(metadata: dict[bytes, bytes], path: str | PathLike[str]) -> list[dict[str, Any]]:
+def _version_and_runs(metadata: dict[bytes, bytes], path: str | PathLike[str]) -> tuple[int, list[dict[str, Any]]]:
     version = metadata.get(VERSION_KEY)
     if version is None or RUNS_KEY not in metadata:
         raise TraceError(f"{path} is a Parquet file, but not a trace", remedy="pass a file that Trace.save wrote")
-    if version != str(TRACE_VERSION).encode():
+    if version not in [str(known).encode() for known in READABLE]:
         raise TraceError(
             f"{path} is a trace of version {version.decode(errors='replace')}, this is a reader of version {TRACE_VERSION}",
             remedy="read it with the fusionlab release that wrote it, or record the trace again",
         )
     if metadata.get(SUM_KEY) != _sha256(metadata[RUNS_KEY]):
         raise CorruptFileError(f"{path} has a damaged header", remedy="copy it again, or record the trace again")
-    return list(json.loads(metadata[RUNS_KEY]))
+    return int(version), list(json.loads(metadata[RUNS_KEY]))
 
 
 def _sha256(data: bytes) -> bytes:
@@ -90,18 +92,21 @@ def _run_record(trace: Trace) -> dict[str, Any]:
     record: dict[str, Any] = {name: getattr(trace, name) for name in RUN_FIELDS}
     record["tokens"], record["top_k"] = len(trace), trace.topk_ids_large.shape[1]
     record["grid"] = None if trace.grid is None else [float(a) for a in trace.grid]  # float32 -> float64 is exact
+    if trace.has_tables:
+        record["candidates"], record["atoms"] = last_size(trace.candidate_ids), last_size(trace.atom_logprobs)
     return record
 
 
-def _stored_arrays() -> dict[str, tuple[str, str]]:
-    return ARRAYS | {name: spec for name, spec in GRID_ARRAYS.items() if name != "grid"}
+def _stored_arrays(version: int = TRACE_VERSION) -> dict[str, tuple[str, str]]:
+    tables = {name: spec for name, spec in GRID_ARRAYS.items() if name != "grid"}
+    return ARRAYS | tables | (TABLE_ARRAYS if version > 1 else {})
 
 
-def _schema() -> pa.Schema:
+def _schema(version: int = TRACE_VERSION) -> pa.Schema:
     import pyarrow as pa
 
     columns = [("trace", pa.int32()), ("position", pa.int32()), ("piece", pa.string())]
-    for name, (dims, dtype) in _stored_arrays().items():
+    for name, (dims, dtype) in _stored_arrays(version).items():
         kind = pa.from_numpy_dtype(dtype)
         for _ in dims[1:]:
             kind = pa.list_(kind)
@@ -163,9 +168,11 @@ def _trace_of(run: dict[str, Any], table: pa.Table, path: str | PathLike[str]) -
 
     try:
         sizes = {"N": run["tokens"], "E": len(run["experts"]), "K": run["top_k"], "G": len(run["grid"] or [])}
+        sizes["H"] = len(even_grid(run["grid"] or [], sizes["E"]))
+        sizes |= {"C": run.get("candidates", 0), "S": len(REST_WEIGHTS), "M": run.get("atoms", 0)}
         arrays: dict[str, Any] = {}
         for name, (dims, dtype) in _stored_arrays().items():
-            if run["grid"] is None and name in GRID_ARRAYS:
+            if (run["grid"] is None and name in GRID_ARRAYS) or ("candidates" not in run and name in TABLE_ARRAYS):
                 arrays[name] = None
                 continue
             column = table[name].combine_chunks()

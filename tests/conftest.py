@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from lab_pages import chrome, lab, watched
+
+__all__ = ["chrome", "lab", "watched"]  # fixtures of the tests in JupyterLab
 
 # The suite is repeatable and quick; HYPOTHESIS_PROFILE=thorough looks longer, and elsewhere each time.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,18 @@ from typing import Any
 import psutil
 
 
+def _as_at_a_terminal() -> None:
+    """A test that was itself started in the background ignores Ctrl-C, and would hand that down."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start_fusionlab(*arguments: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
     """`fusionlab ARGUMENTS` in a session of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fusionlab.cli", *arguments]
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)  # fmt: skip
+                            preexec_fn=_as_at_a_terminal, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, **options)  # fmt: skip
 
 
 def tree_of(pid: int) -> list[psutil.Process]:

@@ -13,10 +13,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from same_traces import assert_same_trace
 
 from fusionlab import embedded
 from fusionlab.adapters import read_adapter
 from fusionlab.errors import CorruptFileError, MissingFileError, ModelError
+from fusionlab.session import FusionSession
 from fusionlab.solvers import KLConstraint
 from fusionlab.team import Team
 
@@ -247,3 +249,20 @@ def test_the_special_tokens_do_not_depend_on_the_transformers_release(team: Team
     assert tokenizer.pad_token_id == 2 and team.eos_ids(list(team.experts)) == {2}
     padded = tokenizer(["Hi", "A longer prompt"], padding=True)["attention_mask"]
     assert padded[0][0] == 0 and padded[0][-1] == 1
+
+
+@pytest.mark.slow
+def test_a_session_that_changes_its_mind_writes_what_the_team_writes_from_the_start(team: Team) -> None:
+    """Real models, four experts, constraints that flip tokens in the middle: the caches must be those of the new text."""
+    session = FusionSession(team, QUESTION, method="evidence")
+    first = session.generate(16).token_ids.tolist()
+    for changes in ({"constraint": KLConstraint(scale=0.0)}, {"constraint": KLConstraint(budget=0.3)}, {"method": "exact"}):
+        before = session.forward_passes
+        trace = session.regenerate_from(**changes)
+        fresh = team.generate([QUESTION], method=session.settings.method, constraint=session.settings.constraint,
+                              max_new_tokens=16, trace="full").traces[0]  # fmt: skip
+        assert_same_trace(trace, fresh)
+        assert session.forward_passes - before <= 2 * (len(trace) - 1)
+    other = session.choose(1, first[0])
+    assert_same_trace(other, team.generate([QUESTION], method="exact", constraint=session.settings.constraint,
+                                           choices={1: first[0]}, max_new_tokens=16, trace="full").traces[0])  # fmt: skip

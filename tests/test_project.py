@@ -30,17 +30,42 @@ LAYERS = [
     {"errors"},
     {"allocator", "atomic_file", "constraint", "hub_address", "kl", "nf4", "prompts", "sampling", "vocab"},
     {"joint", "predictor", "search", "solvers"},
-    {"trace", "trace_file", "trace_html", "trace_text", "tasks"},
+    {
+        "page_script",
+        "trace",
+        "trace_fields",
+        "trace_file",
+        "trace_html",
+        "trace_payload",
+        "trace_static",
+        "trace_text",
+        "tasks",
+    },
+    {"tables"},
     {"adapters", "cached", "embedded", "hub", "key_values", "models", "remote"},
     {"decode", "decode_batch", "likelihood", "record", "speculate"},
     {"loading", "team"},
+    {"session"},
     {"baselines", "cells", "evaluate", "methods", "scores", "train"},
     {"study"},
     {"bench", "experiments"},
     {"sweep_cli"},
     {"cli", "doctor"},
 ]
-WIDGETS_MAY_IMPORT = {"errors", "kl", "solvers", "trace", "team"}
+WIDGETS_MAY_IMPORT = {
+    "baselines",
+    "constraint",
+    "errors",
+    "kl",
+    "page_script",
+    "session",
+    "solvers",
+    "team",
+    "trace",
+    "trace_html",
+    "trace_payload",
+    "trace_text",
+}
 MAY_IMPORT_WIDGETS = {"experiments", "cli"}  # they draw figures; what lies lower must work without plotly
 
 # Packages that fusionlab needs but never imports by name, and why.
@@ -48,7 +73,6 @@ NEVER_IMPORTED = {
     "accelerate": "transformers' device_map",
     "gguf": "transformers' gguf_file",
     "rich": "typer's coloured help and errors",
-    "anywidget": "the token strip of the explorer",
     "ipykernel": "the kernel that papermill and JupyterLab start",
     "ipywidgets": "live plotly figures",
     "jupyterlab": "make lab",
@@ -58,7 +82,10 @@ NEVER_IMPORTED = {
 }
 
 # Imported, but part of something that is declared.
-COMES_WITH = {"triton": "torch's CUDA build; nothing asks for it elsewhere"}
+COMES_WITH = {
+    "traitlets": "what anywidget's synchronised values are made of",
+    "triton": "torch's CUDA build; nothing asks for it elsewhere",
+}
 
 
 # -- packaging -----------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from trace_factory import EMOJI_PIECES, EMOJI_TEXT, HOSTILE, make_trace
 
 from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, OutputError, TraceError
-from fusionlab.trace import ARRAYS, GRID_ARRAYS, Trace, load_traces, save_traces
-from fusionlab.trace_file import TRACE_VERSION, VERSION_KEY
+from fusionlab.trace import ARRAYS, GRID_ARRAYS, TABLE_ARRAYS, Trace, load_traces, save_traces
+from fusionlab.trace_fields import IDS, REST_WEIGHTS, even_grid
+from fusionlab.trace_file import TRACE_VERSION, VERSION_KEY, read_traces
 
 if TYPE_CHECKING:
     pass
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 def test_array_tables_name_every_array_field() -> None:
     """Validation, files and frames walk these tables, so a field missing there would be lost silently."""
     arrays = {spec.name for spec in dataclasses.fields(Trace) if "Array" in str(spec.type)}
-    assert arrays == ARRAYS.keys() | GRID_ARRAYS.keys()
+    assert arrays == ARRAYS.keys() | GRID_ARRAYS.keys() | TABLE_ARRAYS.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in ARRAYS | GRID_ARRAYS if name != "grid"])
+@pytest.mark.parametrize("name", [name for name in ARRAYS | GRID_ARRAYS | TABLE_ARRAYS if name != "grid"])
 def test_a_wrong_shape_is_refused_with_field_expected_and_received(name: str) -> None:
     """Whoever writes a decode must see at once which column is off, and by how much."""
     trace = make_trace()
@@ -49,6 +50,7 @@ def test_a_wrong_shape_is_refused_with_field_expected_and_received(name: str) ->
         ({"experts": ("math", "math")}, "repeats a name"),
         ({"level": "verbose"}, "use 'full' or 'light'"),
         ({"level": "light"}, "keeps no grid"),
+        ({"rest_peaks": None}, "'rest_peaks' must have shape"),
         ({"alpha": np.full((3, 2), -0.1)}, "negative weight"),
         ({"alpha": np.full((3, 2), np.nan)}, "negative weight or NaN"),
         (
@@ -82,7 +84,7 @@ def test_a_trace_cannot_be_changed_through_its_arrays() -> None:
 
 def test_only_used_texts_are_kept_and_no_entry_needs_none() -> None:
     """The decode may hand over its whole vocabulary; id -1 stands for a model that was not run."""
-    trace = make_trace(top_k=2)
+    trace = make_trace(top_k=2, tables=False)
     absent = np.full_like(trace.topk_ids_small, -1)
     lean = dataclasses.replace(trace, topk_ids_small=absent, topk_pieces=trace.topk_pieces | {10**6: "unused", -1: "none"})
     used = {int(i) for name in ("large", "fused", "experts") for i in getattr(lean, f"topk_ids_{name}").ravel()}
@@ -103,15 +105,18 @@ def test_importing_traces_needs_no_torch() -> None:
 
 @st.composite
 def any_traces(draw: st.DrawFn) -> Trace:
-    """Traces of any legal content: NaN and infinities, odd texts, no tokens, no experts, either level."""
-    n, e, k, g = (draw(st.integers(0, top)) for top in (4, 3, 3, 3))
-    level = draw(st.sampled_from(["full", "light"]))
+    """Traces of any legal content: NaN and infinities, odd texts, no tokens, no experts, any level and version."""
+    n, e, k, g, c, m = (draw(st.integers(0, top)) for top in (4, 3, 3, 3, 2, 2))
+    level = draw(st.sampled_from(["full", "full of version 1", "light"]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    sizes = {"N": n, "E": e, "K": k, "G": g}
+    sizes = {"N": n, "E": e, "K": k, "G": g, "C": c, "S": len(REST_WEIGHTS), "M": m}
     texts = st.text(max_size=6) | st.sampled_from([*HOSTILE, "\ufffd", "🦊", "", "\n\t "])
     special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 3.4e38], np.float32)
     arrays: dict[str, Any] = {}
-    for name, (dims, dtype) in (ARRAYS | (GRID_ARRAYS if level == "full" else {})).items():
+    grid = np.sort(rng.uniform(0, 3, g).astype(np.float32))
+    sizes["H"] = len(even_grid(grid, e))
+    wanted = {"full": ARRAYS | GRID_ARRAYS | TABLE_ARRAYS, "light": ARRAYS}.get(level, ARRAYS | GRID_ARRAYS)
+    for name, (dims, dtype) in wanted.items():
         shape = tuple(sizes[d] for d in dims)
         if dtype == "float32":
             plain = rng.normal(size=shape).astype(np.float32)
@@ -120,10 +125,12 @@ def any_traces(draw: st.DrawFn) -> Trace:
             arrays[name] = rng.random(shape) < 0.5
         else:
             arrays[name] = rng.integers(0, 2**31, shape, dtype=np.int32)
+    if level != "light":
+        arrays["grid"] = grid
     arrays["alpha"] = np.abs(rng.normal(size=(n, e))).astype(np.float32)
     arrays["flipped"] = arrays["flipped"] & (e > 0)
     arrays["flipped_by"] = np.where(arrays["flipped"], rng.integers(0, max(e, 1), n), -1)
-    ids = np.concatenate([arrays[name].ravel() for name in arrays if name.startswith("topk_ids")])
+    ids = np.concatenate([arrays[name].ravel() for name in arrays if name in IDS])
     ids = np.concatenate([ids, arrays["large_choice"]])
     json_values = st.recursive(
         st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | texts,
@@ -136,7 +143,7 @@ def any_traces(draw: st.DrawFn) -> Trace:
         experts=tuple(draw(st.lists(texts, min_size=e, max_size=e, unique=True))),
         method=draw(texts),
         constraint=draw(st.dictionaries(texts, json_values, max_size=3)),
-        level=level,
+        level=level.split()[0],
         pieces=tuple(draw(st.lists(texts, min_size=n, max_size=n))),
         topk_pieces={int(i): draw(texts) for i in np.unique(ids)},
         meta=draw(st.dictionaries(texts, json_values, max_size=3)),
@@ -163,11 +170,12 @@ def test_a_file_gives_back_exactly_what_was_saved(tmp_path_factory: Any, traces:
     [
         make_trace([]),
         make_trace(experts=()),
-        make_trace(level="light"),
+        make_trace(level="light", tables=False),
+        make_trace(tables=False),
         make_trace(EMOJI_PIECES, text=EMOJI_TEXT),
         make_trace(HOSTILE),
     ],
-    ids=["no tokens", "no experts", "light", "emoji", "hostile"],
+    ids=["no tokens", "no experts", "light", "version 1", "emoji", "hostile"],
 )
 def test_one_trace_round_trips_alone(tmp_path: Path, trace: Trace) -> None:
     """The everyday pair, save and load, on each corner by name."""
@@ -178,10 +186,10 @@ def test_one_trace_round_trips_alone(tmp_path: Path, trace: Trace) -> None:
 def test_traces_that_differ_in_one_bit_are_unequal() -> None:
     """The round-trip tests rest on ==, so == must see every field."""
     trace = make_trace()
-    for name in ARRAYS | GRID_ARRAYS:
+    for name in ARRAYS | GRID_ARRAYS | TABLE_ARRAYS:
         changed = getattr(trace, name).copy()
-        if name == "flipped":
-            continue  # bound to flipped_by, seen below
+        if name == "flipped" or not changed.size:
+            continue  # bound to flipped_by, seen below; or no experts mix
         changed.view(np.uint8).reshape(-1)[0] ^= 1
         try:
             other = dataclasses.replace(trace, **{name: changed})
@@ -258,6 +266,19 @@ def test_a_flipped_bit_never_changes_a_trace_silently(tmp_path_factory: Any, pla
     path.write_bytes(damaged)
     with contextlib.suppress(FusionError):  # refused, in words
         assert Trace.load(path) == trace
+
+
+def test_a_file_of_version_1_is_read_as_a_full_trace_without_tables(tmp_path: Path) -> None:
+    """Whoever kept the traces of an earlier release keeps them; what they lack is what they never held."""
+    import pyarrow.parquet as pq
+
+    trace = make_trace(tables=False)
+    trace.save(tmp_path / "now.parquet")
+    table = pq.read_table(tmp_path / "now.parquet")
+    first = (table.schema.metadata or {}) | {VERSION_KEY: b"1"}
+    pq.write_table(table.drop_columns(list(TABLE_ARRAYS)).replace_schema_metadata(first), tmp_path / "then.parquet")
+    (loaded,) = read_traces(tmp_path / "then.parquet")
+    assert loaded == trace and not loaded.has_tables
 
 
 def test_other_versions_and_other_files_are_told_apart(tmp_path: Path) -> None:

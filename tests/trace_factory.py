@@ -1,4 +1,4 @@
-"""Traces made without any model: small random vocabularies, but real softmaxes, KLs and search of J."""
+"""Traces made without any model: small random vocabularies, but real softmaxes, KLs, tables and search of J."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import torch
 
-from fusionlab.trace import Trace
+from fusionlab.tables import empty_tables, tabulate_step
+from fusionlab.trace import TABLE_ARRAYS, Trace
 
 WORDS = (
     "the a of to is in and Paris London Berlin Rome 42 43 7 14 so answer are there each total capital + - * "
@@ -39,11 +41,13 @@ def make_trace(
     top_k: int = 10,
     seed: int = 0,
     prompt: str = "Question: What is the capital of Chile?\nAnswer:",
+    tables: bool = True,
     **changes: Any,
 ) -> Trace:
     """A trace whose figures agree: fused = P * (R/Q)^alpha, alpha from a search of J, flips as they fall.
 
     Experts take turns at being relevant: each owns a stretch of the text, where it favours the emitted token.
+    tables=False: a full trace as version 1 had it, without `TABLE_ARRAYS`.
     """
     rng = np.random.default_rng(seed)
     pieces = [" Santiago", ".", "\n"] if pieces is None else pieces
@@ -57,13 +61,18 @@ def make_trace(
         owner = (i * e) // max(n, 1) if e else -1
         step = _one_step(rng, int(token), len(vocabulary), e, owner, grid)
         step["evidence"] = evidence.copy()
+        step |= _tables_of(step, grid)
         models = step["log_probs"]
         evidence = evidence + models["experts"][:, token] - models["small"][token]
         for name, value in _columns_of(step, int(token), k).items():
             columns[name].append(value)
     shapes = _empty_shapes(e, k, len(grid))
+    shapes |= {name: rows.shape[1:] for name, rows in empty_tables(0, grid.astype(float), e).items()}
     arrays = {name: np.array(rows) if n else np.zeros((0, *shapes[name])) for name, rows in columns.items()}
-    grids = {name: arrays.pop(name) for name in ("grid_kl_forward", "grid_kl_reverse")}
+    arrays["candidate_ids"] = arrays["candidate_ids"].astype(np.int32)
+    grids = {name: arrays.pop(name) for name in ("grid_kl_forward", "grid_kl_reverse", *TABLE_ARRAYS)}
+    if not tables:
+        grids = {name: grids[name] for name in ("grid_kl_forward", "grid_kl_reverse")}
     return Trace(
         **{
             "prompt": prompt,
@@ -113,7 +122,19 @@ _SCALARS = [
 ]
 _SCALARS += [f"{kind}_{model}" for kind in ("entropy", "logprob") for model in MODELS[:3]]
 _LISTS = [f"topk_{kind}_{model}" for kind in ("ids", "logprobs") for model in MODELS]
-_COLUMNS = (*_VECTORS, *_SCALARS, *_LISTS, "grid_kl_forward", "grid_kl_reverse")
+_COLUMNS = (*_VECTORS, *_SCALARS, *_LISTS, "grid_kl_forward", "grid_kl_reverse", *TABLE_ARRAYS)
+
+
+def _tables_of(step: dict[str, Any], grid: Any) -> dict[str, Any]:
+    """The recorder's tables of one step."""
+    weights = grid.astype(float)
+    if len(step["log_probs"]["experts"]):
+        large, small, _, own = (torch.from_numpy(step["log_probs"][model]) for model in MODELS)
+        evidence = torch.from_numpy(step["evidence"])[None]
+        found = tabulate_step(large[None], small[None], own[:, None], weights, evidence, mixes=False)
+    else:
+        found = empty_tables(1, weights)
+    return {name: rows[0] for name, rows in found.items()}
 
 
 def _empty_shapes(e: int, k: int, g: int) -> dict[str, tuple[int, ...]]:

@@ -90,12 +90,12 @@ def covariance_of_changes(team: Team, prompt: str, target: str) -> Tensor:
 
 def log_probs_of(team: Team, name: str, prompt: str, target: str) -> Tensor:
     """(N, V) nats: one member's log-probabilities before every token of the target."""
-    from fusionlab.baselines import select_alone
+    from fusionlab.baselines import selected_alone
 
     start, ids = len(team.encode([prompt], name)[0]), team.encode([prompt + target], name)[0]
-    select_alone(team, name)
     model = team.model_of(name)
-    logits = model(torch.tensor([ids], device=model.device)).logits[0, start - 1 : len(ids) - 1, : team.width]
+    with selected_alone(team, name):
+        logits = model(torch.tensor([ids], device=model.device)).logits[0, start - 1 : len(ids) - 1, : team.width]
     return torch.log_softmax(logits.float(), -1).cpu()
 
 
