@@ -15,7 +15,7 @@ from stub_notebooks import write_sweep
 from fusionlab.experiments.remote_store import open_store
 from fusionlab.experiments.results import read_runs
 
-RUNS, KILLS = 24, 10  # of each of two sweeps
+RUNS, KILLS = 40, 10  # of each of two sweeps
 
 
 def attempts(out: Path) -> dict[str, str]:
@@ -29,18 +29,22 @@ def attempts(out: Path) -> dict[str, str]:
 
 
 def kill_until_done(folder: Path, seed: int) -> tuple[int, list[int]]:
-    """Kill a sweep's whole process tree at random moments, checking each time; then let it finish."""
+    """Kill a sweep's whole process tree at random moments, look at what is there each time; then let it finish."""
     folder.mkdir()
     out, log = folder / "out", folder / "log.txt"
-    sweep = write_sweep(folder, grid={"x": [0, 1, 2, 3, 4, 5], "seed": [0, 1, 2, 3]},
+    sweep = write_sweep(folder, grid={"x": list(range(10)), "seed": [0, 1, 2, 3]},
                         parameters={"sleep": 0.15, "log": str(log)})  # fmt: skip
     rng = random.Random(seed)
     command = ("sweep", str(sweep), "--out", str(out), "--workers", "1", "--no-report")
     seen: dict[str, str] = {}
     progress = []
-    for _ in range(KILLS):
+    for kill in range(KILLS):
+        enough = len(open_store(out).finished()) + rng.randint(1, 3)
         started = start_fusionlab(*command, cwd=folder)
-        time.sleep(rng.uniform(0.2, 4.0))
+        if kill % 2:  # while runs are executed; else while everything starts, however long that takes here
+            while started.poll() is None and len(open_store(out).finished()) < enough:
+                time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 0.5 if kill % 2 else 3.0))
         kill_tree(started)
         done_before = {tuple(line.split()) for line in log.read_text().splitlines()} if log.exists() else set()
         now = attempts(out)
