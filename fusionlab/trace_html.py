@@ -39,6 +39,7 @@ def traces_to_html(
     >>> page = traces_to_html(result.traces, "runs/demo/traces.html", title="Two tasks")   # doctest: +SKIP
 
     others: for each trace, the same prompt answered by others (`trace_payload`'s alternatives), or nothing.
+        Not given: those that the traces keep.
     Raises `OutputError` where `path` cannot be written.
     """
     script, style = bundle("page.js"), _page_file("page.css") + _page_file("static.css")
@@ -95,7 +96,7 @@ def json_for_script(data: object) -> str:
 
 
 def _payloads(traces: Sequence[Trace], others: Sequence[Others]) -> str:
-    answers = [*others, *([()] * (len(traces) - len(others)))]
+    answers = [*others, *([None] * (len(traces) - len(others)))]  # None: what the trace itself keeps of them
     found = [trace_payload(trace, alternatives=given) for trace, given in zip(traces, answers, strict=True)]
     return json_for_script({"payloads": found})
 

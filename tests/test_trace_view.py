@@ -241,3 +241,4 @@ def test_the_recorded_trace_tells_the_story_of_the_first_notebook() -> None:
     others = {other["name"]: other for other in TraceView(trace).payload["alternatives"]}
     assert set(others) == {"large alone", "math alone", "trivia alone"}
     assert "33" not in "".join(others["large alone"]["pieces"])
+    assert "large alone" in trace.to_html() and "large alone" in TraceView(trace).to_output()

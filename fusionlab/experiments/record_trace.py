@@ -3,7 +3,8 @@
     python -m fusionlab.experiments.record_trace [--out data/traces/first_look.parquet] [--question TEXT --answer TEXT]
 
 Made again whenever the shipped weights change. Both experts are loaded and `evidence` decides between them, so the weights
-say which one the text is about; the large model alone gets the question wrong.
+say which one the text is about. The question was chosen among seven: large model and math expert each get it wrong alone,
+and right together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from fusionlab.team import Team
     from fusionlab.trace import Trace
 
-QUESTION = "A baker makes 15 trays with 8 rolls each and sells 87 rolls. How many rolls are left?"
+QUESTION = "A baker makes 12 trays with 9 rolls each and sells 75 rolls. How many rolls are left?"
 ANSWER = "33"
 EXPERTS = ("math", "trivia")
 FILE = Path("data/traces/first_look.parquet")
