@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fusionlab.team import Team
+    from fusionlab.trace import Trace
 
 Progress = Callable[[Cell, int], object]
 """Called with the cell that is running and how many items were just stored."""
@@ -115,6 +116,45 @@ def choose_expert_sets(
     if method.experts in (ALL_EXPERTS, MERGED_EXPERT):
         return [tuple(name for name in experts if name in subset) for subset in subsets or [experts] if subset]
     return [()]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The answers to some items. tokens: written, or weighed where options are compared. traces: where asked for."""
+
+    texts: list[str]
+    tokens: list[int]
+    traces: list[Trace]
+
+
+def answer_prompts(
+    team: Team, task: Task, items: Sequence[Item], prompts: Sequence[str], method: Method, experts: Sequence[str], *,
+    phrasing: int = 0, batch_size: int, trace: str | None = None,
+) -> Written:  # fmt: skip
+    """Answer items by one method, by writing or by comparing their options, as the task says.
+
+    prompts: one per item, asked with `phrasing`. experts: those that the method runs with; where it has no solver the first
+    one answers alone, or the method's own member. trace: level, of answers that are fused and written.
+    """
+    member = experts[0] if experts else method.member  # that answers alone
+    if task.by_likelihood:
+        options = [task.options(item, phrasing=phrasing) for item in items]
+        found = (
+            score_continuations_alone(team, member, prompts, options, batch_size=batch_size)
+            if method.solver is None
+            else team.score(prompts, options, method=method.solver, constraint=method.constraint, experts=experts,
+                            batch_size=batch_size)
+        )  # fmt: skip
+        texts = [item.choices[most_probable(group)] for item, group in zip(items, found, strict=True)]
+        return Written(texts, [sum(one.tokens for one in group) for group in found], [])
+    limits: dict[str, Any] = {"stop": task.stop, "max_new_tokens": task.max_new_tokens, "batch_size": batch_size}
+    result = (
+        generate_alone(team, member, prompts, **limits)
+        if method.solver is None
+        else team.generate(prompts, method=method.solver, constraint=method.constraint, experts=experts, trace=trace,
+                           **limits)
+    )  # fmt: skip
+    return Written(result.texts, [len(ids) for ids in result.token_ids], list(result.traces))
 
 
 class Evaluator:
@@ -212,25 +252,9 @@ class Evaluator:
         if method.experts == MERGED_EXPERT:
             team, merged = self.merged_team(cell.experts, method.merge_weight)
             experts = (merged,)
-        member = experts[0] if experts else method.member  # that answers alone
-        if task.by_likelihood:
-            options = [task.options(item, phrasing=cell.phrasing) for item in batch]
-            found = (
-                score_continuations_alone(team, member, prompts, options, batch_size=self.batch_size)
-                if method.solver is None
-                else team.score(prompts, options, method=method.solver, constraint=method.constraint, experts=experts,
-                                batch_size=self.batch_size)
-            )  # fmt: skip
-            return [(item.choices[most_probable(group)], sum(one.tokens for one in group))
-                    for item, group in zip(batch, found, strict=True)]  # fmt: skip
-        result = (
-            generate_alone(team, member, prompts, stop=task.stop, max_new_tokens=task.max_new_tokens,
-                           batch_size=len(prompts))
-            if method.solver is None
-            else team.generate(prompts, method=method.solver, constraint=method.constraint, experts=experts,
-                               stop=task.stop, max_new_tokens=task.max_new_tokens, trace=None, batch_size=len(prompts))
-        )  # fmt: skip
-        return [(text, len(ids)) for text, ids in zip(result.texts, result.token_ids, strict=True)]
+        written = answer_prompts(team, task, batch, prompts, method, experts, phrasing=cell.phrasing,
+                                 batch_size=self.batch_size)  # fmt: skip
+        return list(zip(written.texts, written.tokens, strict=True))
 
     def merged_team(self, experts: tuple[str, ...], weight: float) -> tuple[Team, str]:
         """The team with one expert more, made of `experts` by task arithmetic, and that expert's name."""

@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 
 from fusionlab.trace import Trace
-from fusionlab.trace_text import END, expert_letter, group_pieces, visible
+from fusionlab.trace_text import END, expert_letter, groups_with_movers, visible
 
 _HUES, _DEPTHS = 8, 4  # classes x0..x7 and s1..s4 of page/static.css
 
@@ -35,10 +35,7 @@ def _strip(trace: Trace) -> str:
     greatest = max(0.05, float(trace.alpha.max(initial=0.0)))
     ends = trace.ends_turn
     parts = []
-    for group in group_pieces(trace.pieces, trace.text):
-        rows = range(group.start, group.stop)
-        strong = max(rows, key=lambda row: float(trace.alpha[row].max(initial=0.0)))
-        flipper = next((int(trace.flipped_by[row]) for row in rows if trace.flipped[row]), None)
+    for group, strong, flipper in groups_with_movers(trace):
         text = _text(END if ends[group.start] else group.text, newline="⏎\n")
         if flipper is not None:
             text = f"<u>{text}</u><sup>▲{expert_letter(flipper)}</sup>"

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from fusionlab.trace import Trace
@@ -117,6 +118,14 @@ def _visible_char(char: str) -> str:
     return char
 
 
+def groups_with_movers(trace: Trace) -> Iterator[tuple[PieceGroup, int, int | None]]:
+    """Each group of pieces, its token with the greatest weight, and the expert that flipped its first flipped token."""
+    for group in group_pieces(trace.pieces, trace.text):
+        rows = range(group.start, group.stop)
+        strong = max(rows, key=lambda row: float(trace.alpha[row].max(initial=0.0)))
+        yield group, strong, next((int(trace.flipped_by[row]) for row in rows if trace.flipped[row]), None)
+
+
 def ansi_tokens(trace: Trace, *, color: bool | None = None) -> str:
     """The emitted text, tokens coloured by their strongest expert, flips underlined and marked ▲A.
 
@@ -132,10 +141,7 @@ def ansi_tokens(trace: Trace, *, color: bool | None = None) -> str:
     greatest = float(trace.alpha.max(initial=0.0))
     ends = trace.ends_turn
     parts = []
-    for group in group_pieces(trace.pieces, trace.text):
-        rows = range(group.start, group.stop)
-        strong = max(rows, key=lambda row: float(trace.alpha[row].max(initial=0.0)))
-        flipper = next((int(trace.flipped_by[row]) for row in rows if trace.flipped[row]), None)
+    for group, strong, flipper in groups_with_movers(trace):
         mark = "" if flipper is None else f"▲{expert_letter(flipper)}"
         text = visible(group.text, newline="⏎\n")
         if ends[group.start]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -39,3 +40,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run `fusionlab ...` through the installed entry point and return its exit code."""
+    from fusionlab import cli
+
+    monkeypatch.setenv("FUSIONLAB_DEBUG", "")  # so that what --debug sets is undone after the test
+
+    def run_main(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["fusionlab", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0)
+
+    return run_main

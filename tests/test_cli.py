@@ -23,20 +23,6 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `fusionlab ...` through the installed entry point and return its exit code."""
-    monkeypatch.setenv("FUSIONLAB_DEBUG", "")  # so that what --debug sets is undone after the test
-
-    def run_main(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["fusionlab", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return int(stopped.value.code or 0)
-
-    return run_main
-
-
-@pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any attempt to fetch or load the embedded large model fails the test."""
 

@@ -23,6 +23,7 @@ from fusionlab.trace import TABLE_ARRAYS
 from fusionlab.trace_payload import trace_payload
 
 CLOSE = 1e-3  # in the weight
+KL_NOISE = 1e-6  # nats; what rounding does to a divergence of single-precision distributions
 METHODS = ("exact", "grid", "static", "average", "evidence")
 
 
@@ -94,8 +95,11 @@ def is_as_low(steps: Steps, row: int, ours: np.ndarray, theirs: np.ndarray, cons
 
 
 def is_cut_alike(steps: Steps, row: int, whole: np.ndarray, cut: np.ndarray, budget: float) -> bool:
-    """Whether `cut` is `whole`, shortened to where KL(P~||P) meets the budget."""
+    """Whether `cut` is `whole`, shortened to where KL(P~||P) meets the budget as far as single precision can tell."""
     step = prepare_step(steps.log_p[[row]], steps.log_q[[row]], steps.log_r[:, [row]])
+    length = float(cut @ whole / (whole @ whole))
+    if abs(cut - length * whole).max() <= CLOSE and abs(kl_at(step, cut[None].astype(float))[0][0] - budget) <= KL_NOISE:
+        return True
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -152,6 +156,13 @@ def test_weights_agree_with_python_for_any_constraint(
 ) -> None:
     """A slider that shows other weights than the solver would choose teaches wrong things."""
     compare(resolver, make_steps(seed, experts=experts, spread=spread, change=change), cases)
+
+
+def test_a_budget_too_small_to_tell_from_none_moves_nothing_that_could_be_told(resolver: NodeResolver) -> None:
+    """Below a millionth of a nat rounding decides how far weights are cut, here and there."""
+    steps = make_steps(0, experts=1, spread=0.5, change=0.3)
+    for budget in (0.0, 1e-132, 1e-9, 1e-7):
+        compare(resolver, steps, [(KLConstraint(budget=budget), "exact")])
 
 
 @given(seed=st.integers(0, 2**32 - 1), experts=st.integers(1, 3), scale=st.floats(0, 2))

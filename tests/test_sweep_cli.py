@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,25 +10,16 @@ import pytest
 from store_factory import make_runs, write_run
 from stub_notebooks import write_notebook, write_stub, write_sweep
 
-from fusionlab import cli, sweep_cli
+from fusionlab import sweep_cli
 from fusionlab.experiments.store import Store
 
 Run = Callable[..., int]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run `fusionlab ...` in an empty folder and return its exit code."""
-    monkeypatch.setenv("FUSIONLAB_DEBUG", "")
+@pytest.fixture(autouse=True)
+def empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every command is given in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run_main(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["fusionlab", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return int(stopped.value.code or 0)
-
-    return run_main
 
 
 FAULTS: dict[str, tuple[list[str], list[str]]] = {  # arguments, and what the sentence must hold

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.baselines import generate_alone, score_continuations_alone
 from fusionlab.errors import UnknownNameError
+from fusionlab.evaluate import answer_prompts
 from fusionlab.experiments.recording import record, record_items, record_traces
-from fusionlab.likelihood import most_probable
 from fusionlab.methods import ALL_EXPERTS, MERGED_EXPERT, OWN_EXPERT, Method
 
 if TYPE_CHECKING:
@@ -65,38 +64,16 @@ def answer_items(team: Team, task: Task, items: Sequence[Item], method: Method, 
     names = choose_experts(team, task, method, experts)
     prompts = [task.prompt(item, shots=shots, seed=seed, phrasing=phrasing) for item in items]
     started = time.perf_counter()
-    if task.by_likelihood:
-        texts, tokens = compare_options(team, task, items, prompts, method, names, phrasing=phrasing, batch_size=batch_size)
-        traces: list[Trace] = []
-    else:
-        limits: dict[str, Any] = {"stop": task.stop, "max_new_tokens": task.max_new_tokens, "batch_size": batch_size}
-        result = (
-            generate_alone(team, names[0] if names else method.member, prompts, **limits) if method.solver is None
-            else team.generate(prompts, method=method.solver, constraint=method.constraint, experts=names, trace=trace,
-                               **limits)
-        )  # fmt: skip
-        texts, tokens, traces = result.texts, [len(ids) for ids in result.token_ids], list(result.traces)
+    written = answer_prompts(
+        team, task, items, prompts, method, names, phrasing=phrasing, batch_size=batch_size, trace=trace
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     rows = [
         {"item": item.id, "score": float(task.score(text, item, phrasing=phrasing)), "output": text,
          "extracted": task.extract(text, item, phrasing=phrasing), "gold": item.answer, "tokens": count}
-        for item, text, count in zip(items, texts, tokens, strict=True)
+        for item, text, count in zip(items, written.texts, written.tokens, strict=True)
     ]  # fmt: skip
-    return Answers(pd.DataFrame(rows), traces, seconds)
-
-
-def compare_options(team: Team, task: Task, items: Sequence[Item], prompts: Sequence[str], method: Method,
-                    experts: Sequence[str], *, phrasing: int, batch_size: int) -> tuple[list[str], list[int]]:  # fmt: skip
-    """The most probable option of every item of a choice task, and the tokens that were weighed for it."""
-    options = [task.options(item, phrasing=phrasing) for item in items]
-    found = (
-        score_continuations_alone(team, experts[0] if experts else method.member, prompts, options, batch_size=batch_size)
-        if method.solver is None
-        else team.score(prompts, options, method=method.solver, constraint=method.constraint, experts=experts,
-                        batch_size=batch_size)
-    )  # fmt: skip
-    texts = [item.choices[most_probable(group)] for item, group in zip(items, found, strict=True)]
-    return texts, [sum(option.tokens for option in group) for group in found]
+    return Answers(pd.DataFrame(rows), written.traces, seconds)
 
 
 def record_answers(answers: Answers, *, traces: int = 4, **fields: Any) -> None:

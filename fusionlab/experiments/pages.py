@@ -6,11 +6,11 @@ Figures bring plotly's own script along, once a page, or link to a copy beside t
 from __future__ import annotations
 
 import functools
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from fusionlab.atomic_file import write_atomically
+from fusionlab.study.page import BODY_STYLE, html_page
 
 PLOTLY_TYPE = "application/vnd.plotly.v1+json"
 PLOTLY_FILE = "plotly.min.js"
@@ -29,7 +29,7 @@ def write_page(notebook: Path | Any, page: Path, *, plotly: str | None = None, p
     content.metadata.pop("widgets", None)  # a widget state makes nbconvert load its manager from a CDN
     html, _ = exporter(plain).from_notebook_node(content)
     if plain:
-        html = PAGE.format(title=escape(page.parent.name or page.stem), style=plain_style(), body=html)
+        html = html_page(page.parent.name or page.stem, html, style=plain_style())
     write_atomically(page, html)
 
 
@@ -82,17 +82,9 @@ def plain_style() -> str:
     return STYLE + HtmlFormatter().get_style_defs(".highlight")
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style></head>
-<body><main>
-{body}
-</main></body></html>
-"""
-STYLE = """
-body { margin: 0; color: #1d2129; background: #fff;
-  font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
+STYLE = (
+    BODY_STYLE
+    + """
 main { max-width: 1000px; margin: 0 auto; padding: 24px; }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere;
   font: 13px/1.45 ui-monospace, 'DejaVu Sans Mono', monospace; }
@@ -104,3 +96,4 @@ table { border-collapse: collapse; font-size: 13px; } th, td { padding: 3px 10px
 .ansi-red-fg, .ansi-red-intense-fg { color: #b3261e; } .ansi-green-fg { color: #17692c; }
 .ansi-cyan-fg { color: #0a6a75; } .ansi-blue-fg { color: #1c4ea0; } .ansi-bold { font-weight: 600; }
 """
+)

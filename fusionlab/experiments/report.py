@@ -26,6 +26,7 @@ from fusionlab.experiments.report_data import (
 )
 from fusionlab.experiments.report_weights import weights_section
 from fusionlab.experiments.store import Store
+from fusionlab.study.page import NO_REQUESTS, REPORT_STYLE, anchor, html_page
 
 PAGE, CSV = "report.html", "report.csv"
 FIRST_CURVES = ("kl_scale", "budget")  # drawn before the other numbers
@@ -62,12 +63,9 @@ def make_page(store: Store, data: ReportData, options: ReportOptions) -> str:
                      for name, content in sections.items() if content)  # fmt: skip
     menu = " · ".join(f'<a href="#{anchor(name)}">{name}</a>' for name, content in sections.items() if content)
     names = sorted(set(data.frame["notebook"]))
-    return PAGE_FORM.format(title=escape(", ".join(names)), style=STYLE, facts=facts(store, data), menu=menu, body=body)
-
-
-def anchor(name: str) -> str:
-    """The id of a heading."""
-    return name.lower().replace(" ", "-")
+    title = ", ".join(names)
+    head = f'<h1>{escape(title)}</h1>\n<ul class="facts">{facts(store, data)}</ul>\n<nav>{menu}</nav>\n'
+    return html_page(title, head + body, style=STYLE, head=NO_REQUESTS)
 
 
 def facts(store: Store, data: ReportData) -> str:
@@ -272,27 +270,13 @@ def runs_section(data: ReportData) -> str:
             f"<tbody>\n{''.join(rows)}</tbody></table></div>{more}</details>")  # fmt: skip
 
 
-PAGE_FORM = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style></head>
-<body><main>
-<h1>{title}</h1>
-<ul class="facts">{facts}</ul>
-<nav>{menu}</nav>
-{body}
-</main></body></html>
-"""
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0; color: #1d2129; background: #fff;
-  font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
+STYLE = (
+    REPORT_STYLE
+    + """
 main { max-width: 1360px; margin: 0 auto; padding: 28px 24px 80px; }
 h1 { font-size: 27px; margin: 0 0 6px; } h2 { font-size: 20px; margin: 40px 0 6px; border-bottom: 1px solid #d8dde3; }
 h3 { font-size: 15px; margin: 18px 0 2px; } p { margin: 4px 0 10px; color: #4c535d; max-width: 92ch; }
-.facts { color: #4c535d; font-size: 13px; padding-left: 18px; overflow-wrap: anywhere; } a { color: #0072B2; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
+.facts { color: #4c535d; font-size: 13px; padding-left: 18px; overflow-wrap: anywhere; }
 th { text-align: left; border-bottom: 2px solid #8a919c; vertical-align: bottom; }
 th, td { padding: 4px 14px 4px 0; vertical-align: top; } td { border-bottom: 1px solid #e6e9ed; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -304,3 +288,4 @@ pre { background: #f5f6f8; border-left: 3px solid #c3c9d1; padding: 8px 12px; ov
   font-size: 12.5px; line-height: 1.45; }
 .error { color: #b3261e; } summary { cursor: pointer; color: #0072B2; }
 """
+)

@@ -16,6 +16,7 @@ from fusionlab.study.claims import AIMS, CLAIMS, Measured, claims_table
 from fusionlab.study.costs import PRICE, answer_seconds, break_even_table, ledger_table, on_gpu
 from fusionlab.study.interference import likeness_table, size_table, subsets_table
 from fusionlab.study.measure import Answers
+from fusionlab.study.page import REPORT_STYLE, anchor, html_page
 from fusionlab.study.robustness import robustness_table
 from fusionlab.study.table import Table, frame_to_html, frame_to_markdown
 from fusionlab.study.tables import bench_table, several_experts_table, single_expert_table, time_table
@@ -200,13 +201,11 @@ def to_html(study: Study) -> str:
                 script = False
     menu = " · ".join(f'<a href="#{anchor(heading)}">{html.escape(heading)}</a>' for heading, _, _ in SECTIONS)
     facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts_of(study.about))
-    return PAGE.format(style=STYLE, lead=html.escape(LEAD), facts=facts, menu=menu, summary=html.escape(summary_of(study)),
-                       body="\n".join(body))  # fmt: skip
-
-
-def anchor(heading: str) -> str:
-    """The id of a heading."""
-    return heading.lower().replace(" ", "-")
+    head = (
+        f'<h1>The study</h1>\n<p class="lead">{html.escape(LEAD)}</p>\n<ul class="facts">{facts}</ul>\n'
+        f"<p><strong>{html.escape(summary_of(study))}</strong></p>\n<nav>{menu}</nav>\n"
+    )
+    return html_page("The study", head + "\n".join(body), style=STYLE)
 
 
 def verdict_rows(tables: Sequence[Table]) -> list[str]:
@@ -214,29 +213,14 @@ def verdict_rows(tables: Sequence[Table]) -> list[str]:
     return [f"{row['here']:<20} {row['claim']}" for table in tables for row in table.data.to_dict("records")]
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>The study</title>
-<style>{style}</style></head>
-<body><main>
-<h1>The study</h1>
-<p class="lead">{lead}</p>
-<ul class="facts">{facts}</ul>
-<p><strong>{summary}</strong></p>
-<nav>{menu}</nav>
-{body}
-</main></body></html>
-"""
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0; color: #1d2129; background: #fff;
-  font: 15px/1.5 system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; }
+STYLE = (
+    REPORT_STYLE
+    + """
 main { max-width: 1320px; margin: 0 auto; padding: 28px 24px 80px; }
 h1 { font-size: 28px; margin: 0 0 8px; } h2 { font-size: 21px; margin: 44px 0 4px; border-bottom: 1px solid #d8dde3; }
 h3 { font-size: 16px; margin: 22px 0 2px; } section p { margin: 2px 0 8px; color: #4c535d; max-width: 80ch; }
 .lead { max-width: 80ch; } .facts { color: #4c535d; font-size: 13px; padding-left: 18px; }
-nav { font-size: 14px; } a { color: #0072B2; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
+nav { font-size: 14px; }
 th { text-align: left; font-weight: 600; border-bottom: 2px solid #8a919c; vertical-align: bottom; }
 th, td { padding: 4px 10px 4px 0; vertical-align: top; } td { border-bottom: 1px solid #e6e9ed; }
 td:first-child { white-space: nowrap; }
@@ -245,3 +229,4 @@ td:first-child { white-space: nowrap; }
 .verdicts td:nth-child(3) { font-weight: 600; }
 figure { margin: 18px 0; overflow-x: auto; }
 """
+)

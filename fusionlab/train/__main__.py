@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fusionlab.errors import FusionError, UnknownNameError
-from fusionlab.train.settings import EXPERT_DEFAULTS, CorpusSettings, ExpertSettings, HealSettings, TuneSettings
+from fusionlab.train.settings import BOUNDS, EXPERT_DEFAULTS, CorpusSettings, ExpertSettings, HealSettings, TuneSettings
 
 Record = TypeVar("Record")
-BOUND_KINDS = ("large-full", "large-lora", "large-multi")
 SMOKE: dict[str, Any] = {"epochs": 1, "batch_tokens": 512, "document_tokens": 256, "train_items": 16, "test_items": 6}
 
 
@@ -60,7 +59,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="fusionlab train")
     parser.add_argument("what", choices=("small", "expert", "bounds", "predictor", "all", "probe"))
     parser.add_argument("--tasks", nargs="+", default=sorted(EXPERT_DEFAULTS), help="experts to train")
-    parser.add_argument("--kinds", nargs="+", default=list(BOUND_KINDS), choices=BOUND_KINDS, help="bounds to train")
+    parser.add_argument("--kinds", nargs="+", default=list(BOUNDS), choices=tuple(BOUNDS), help="bounds to train")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
                         help="any setting: heal.steps=9000 corpus.chunks=30 math.epochs=16")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the weights (default: the package's data)")
@@ -140,7 +139,7 @@ def command_line(options: argparse.Namespace) -> str:
     parts = ["fusionlab train", options.what]
     if options.what != "small":
         parts += ["--tasks", *options.tasks]
-    if options.what == "bounds" and tuple(options.kinds) != BOUND_KINDS:
+    if options.what == "bounds" and options.kinds != list(BOUNDS):
         parts += ["--kinds", *options.kinds]
     if options.set:
         parts += ["--set", *options.set]

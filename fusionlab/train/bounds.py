@@ -21,12 +21,10 @@ from fusionlab.train.documents import Writer, plan_batches
 from fusionlab.train.expert import read_for_tuning, score_alone
 from fusionlab.train.llama import state_from_llama
 from fusionlab.train.run import Run, large_sha256
-from fusionlab.train.settings import BOUND_EPOCHS, LOW_RANK, WHOLE, TuneSettings, settings_hash
+from fusionlab.train.settings import BOUND_EPOCHS, BOUNDS, MULTI, TuneSettings, settings_hash
 from fusionlab.train.tune import Tunable, tune, tune_low_rank, tune_whole
 
 SCORES = "scores.json"
-MULTI = "large-multi"  # one model on all tasks together
-KINDS = {"large-full": WHOLE, "large-lora": LOW_RANK, MULTI: WHOLE}
 
 
 def train_bounds(
@@ -36,7 +34,7 @@ def train_bounds(
     *,
     large: Any,
     tokenizer: Any,
-    kinds: Sequence[str] = tuple(KINDS),
+    kinds: Sequence[str] = tuple(BOUNDS),
 ) -> None:
     """Train and score every bound that is not already in scores.json with these settings.
 
@@ -84,7 +82,7 @@ def identity_of(record: Mapping[str, Any]) -> tuple[str | None, str]:
 def settings_of(kind: str, names: Sequence[str], changes: Mapping[str, Any]) -> TuneSettings:
     """What a bound is trained with: the kind's own settings, the tasks' epochs, and the changes on top."""
     epochs = max(BOUND_EPOCHS.get(name, 4) for name in names)
-    return replace(KINDS[kind], **{"epochs": epochs, **changes})
+    return replace(BOUNDS[kind], **{"epochs": epochs, **changes})
 
 
 def mix_batches(writers: Sequence[Writer], settings: TuneSettings) -> list[Any]:

@@ -75,9 +75,8 @@ def train_expert(
                 f"expert {settings.task!r} is to be trained with fused_share = {settings.fused_share:g} and no large model",
                 remedy="pass large=, or set fused_share=0",
             )
-        layers = {name: stack.to(dtype) if name in MATRIX_NAMES else stack for name, stack in base.layers.items()}
         partners = Partners(
-            read_llama(large, dtype=dtype), replace(base, layers=layers), settings.fused_share, settings.fused_weights
+            read_llama(large, dtype=dtype), read_llama(small, dtype=dtype), settings.fused_share, settings.fused_weights
         )
     batches = plan_batches([Writer(task, tokenizer, settings)], settings)
     tuned = tune(

@@ -19,7 +19,6 @@ from fusionlab import embedded
 from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import MissingFileError, ModelError
 from fusionlab.nf4 import load_tensors, pack_nf4, save_tensors, sha256_of_file, unpack_nf4
-from fusionlab.train.bounds import KINDS as BOUND_KINDS
 from fusionlab.train.bounds import train_bounds
 from fusionlab.train.cards import expert_card, small_card
 from fusionlab.train.compiled import Compute, choose_compute
@@ -48,7 +47,7 @@ from fusionlab.train.llama import (
 )
 from fusionlab.train.predict import train_predictor
 from fusionlab.train.run import UNRELATED_TEXTS, Run, large_sha256, load_teacher, read_records, write_records
-from fusionlab.train.settings import ExpertSettings, HealSettings, settings_hash
+from fusionlab.train.settings import BOUNDS, ExpertSettings, HealSettings, settings_hash
 
 SMALL = "small.safetensors"
 EVALUATION_SEED = 99_000_000  # far from the corpus's seeds
@@ -269,7 +268,7 @@ def measure_evidence(run: Run, *, small: Any, tokenizer: Any, items: int | None)
 
 def train(
     what: str, run: Run, *, heal_settings: HealSettings | None = None, experts: Sequence[ExpertSettings] = (),
-    bounds: Mapping[str, Any] | None = None, kinds: Sequence[str] = tuple(BOUND_KINDS),
+    bounds: Mapping[str, Any] | None = None, kinds: Sequence[str] = tuple(BOUNDS),
 ) -> bool:  # fmt: skip
     """Train `small`, `expert` (those in `experts`), `bounds`, `predictor`, or `all` but the predictor.
 
