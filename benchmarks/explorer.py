@@ -2,10 +2,13 @@
 
     python benchmarks/explorer.py drag [--tokens 200] [--experts 4] [--moves 120]
     python benchmarks/explorer.py rerun [--runs 50] [--team embedded|tiny] [--new-tokens 8]
+    python benchmarks/explorer.py open [--repetitions 3]
+    python benchmarks/explorer.py tutorials
 
 `drag`: a slider is moved; from the input event to the next frame after the page was solved and painted again, in
 milliseconds. The trace is made of random distributions of 400 tokens: what a browser does depends on the numbers of
-tokens and experts, not on who made them. `rerun`: see explorer_rerun.py.
+tokens and experts, not on who made them. The other parts are told in explorer_rerun.py, explorer_open.py and
+explorer_tutorials.py.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import explorer_open
 import explorer_rerun
+import explorer_tutorials
 import numpy as np
 import torch
 
@@ -117,6 +122,11 @@ def main() -> None:
     again = parts.add_parser("rerun", help="the explorer's cell is run again and again")
     explorer_rerun.add_options(again)
     again.set_defaults(run=explorer_rerun.print_rerun)
+    opening = parts.add_parser("open", help="notebook 01 is opened in JupyterLab and run")
+    explorer_open.add_options(opening)
+    opening.set_defaults(run=explorer_open.print_openings)
+    tutorials = parts.add_parser("tutorials", help="every tutorial is run and made into a page")
+    tutorials.set_defaults(run=explorer_tutorials.print_tutorials)
     options = parser.parse_args()
     options.run(options)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.allocator import release_freed_memory
 from fusionlab.embedded import quiet_transformers
 from fusionlab.errors import ModelError, NotEnoughMemoryError, UnknownNameError
 from fusionlab.hub import find_model, revision_of
@@ -212,6 +213,7 @@ def load_model(source: ModelSource, *, say: Callable[[str], None] = lambda line:
             why = "this CPU has no fast 4-bit product" if slow else "the fast 4-bit product takes layers of 64 x 32 only"
             say(f"{source.id}: 4-bit weights expanded once to {source.dtype}: {why}")
             model = expand_nf4(model, model_dtype(source))
+    release_freed_memory()  # of the weights as they were read
     tokenizer.padding_side = "left"
     return LoadedModel(model.eval(), tokenizer, source, revision_of(folder))
 

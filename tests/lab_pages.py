@@ -28,6 +28,7 @@ IDLE = """name => {
   const shown = window.jupyterapp?.shell.currentWidget;
   return shown?.context?.path === name && shown.sessionContext.session?.kernel?.status === "idle";
 }"""
+RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"  # no promise that would be waited for
 START_SECONDS = 90
 QUIET_SETTINGS = {  # nothing that asks the network, and no pop-up over what is looked at
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -42,6 +43,7 @@ class Lab:
     url: str
     token: str
     folder: Path
+    process_id: int
 
     def address(self, notebook: str) -> str:
         """Where a notebook of the folder opens."""
@@ -90,33 +92,39 @@ class Watched:
     def run_all(self, notebook: str) -> None:
         """Run every cell of the notebook that is open, without waiting for them."""
         self.page.wait_for_function(IDLE, arg=notebook)
-        self.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.page.evaluate(RUN_ALL)
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """JupyterLab on a temporary folder."""
-    folder, settings = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("settings")
+    with running_lab(tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@contextmanager
+def running_lab(folder: Path, server_files: Path, *, threads: int = 1) -> Iterator[Lab]:
+    """JupyterLab on a folder; its settings and log go to another one. threads: of each kernel's arithmetic."""
     for name, values in QUIET_SETTINGS.items():
-        path = settings / f"{name}.jupyterlab-settings"
+        path = server_files / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
     port, token = free_port(), secrets.token_hex(8)
-    log = tmp_path_factory.mktemp("log") / "lab.log"
+    log = server_files / "lab.log"
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
         f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True",
         "--LabApp.extension_manager=readonly", "--LabApp.news_url=",
     ]  # fmt: skip
     environment = os.environ | {
-        "JUPYTERLAB_SETTINGS_DIR": str(settings), "JUPYTERLAB_WORKSPACES_DIR": str(settings / "workspaces"),
-        "OMP_NUM_THREADS": "1",
+        "JUPYTERLAB_SETTINGS_DIR": str(server_files), "JUPYTERLAB_WORKSPACES_DIR": str(server_files / "workspaces"),
+        "OMP_NUM_THREADS": str(threads),
     }  # fmt: skip
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     try:
         wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, log)
-        yield Lab(f"http://127.0.0.1:{port}", token, folder)
+        yield Lab(f"http://127.0.0.1:{port}", token, folder, server.pid)
     finally:
         server.terminate()
         server.wait(30)

@@ -305,9 +305,10 @@ def test_weights_agree_on_the_embedded_team(resolver: NodeResolver) -> None:
         for scale, direction, top, budget in (
             (1.0, "both", 2.0, None),
             (0.4, "forward", 2.0, 0.3),
+            (1.5, "forward", 2.0, None),  # beyond what a distribution on one token is away
             (1.7, "reverse", 1.3, 1.0),
         )
     ]
     greatest, ties, count = compare(resolver, steps, cases)
     print(f"greatest difference {greatest:.1e} of {count} weights, {ties} ends as low elsewhere")
-    assert ties <= count // 20
+    assert ties <= count // 100

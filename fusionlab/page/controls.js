@@ -59,6 +59,7 @@ export function mountTrace(element, payload, options = {}) {
   const details = el("details", {}, el("summary", { text: "How this was made" }), facts);
   const controls = new Controls(options.methods);
   const apart = options.controlsPlace ? shadowHost(options.controlsPlace, controls.node) : null;
+  const stopTheme = apart ? followTheme(apart.node, () => {}) : null;
   const content = el("div", { class: "trace" },
     options.prompt === false ? null : el("section", { "aria-label": "Prompt" }, el("h3", { text: "Prompt" }), prompt),
     options.controls === false || apart ? null : controls.node, place, options.prompt === false ? null : details);
@@ -67,6 +68,7 @@ export function mountTrace(element, payload, options = {}) {
   try {
     views = mountViews(place, payload, options);
   } catch (error) {
+    stopTheme?.();
     host.leave();
     throw error;
   }
@@ -123,6 +125,7 @@ export function mountTrace(element, payload, options = {}) {
     destroy() {
       cancelAnimationFrame(frame);
       views.destroy();
+      stopTheme?.();
       apart?.leave();
       host.leave();
     },

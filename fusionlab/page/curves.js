@@ -3,7 +3,7 @@
 import { chipOf, el, hueOf, nats, number, svg } from "./dom.js";
 
 const [WIDTH, HEIGHT] = [260, 161];
-const BOX = { left: 36, right: 12, top: 10, bottom: 29 };
+const BOX = { left: 48, right: 12, top: 10, bottom: 29 };
 const POINTS = 80;
 
 /** Panels for one token; token is of resolve.js, weights (E,). Nodes, empty where there is nothing to draw. */
@@ -16,7 +16,7 @@ export function curvePanels(trace, token, weights, constraint, onlyMean) {
     const aims = onlyMean ? [mean(token.targetForward), mean(token.targetReverse)]
       : [token.targetForward[e], token.targetReverse[e]];
     const panel = drawPanel({
-      axis, top, weight: weights[e], aims: aims.map((aim) => scale * aim), constraint, alone: weights.filter((w) => w > 1e-4).length < 2,
+      axis, top, weight: weights[e], targets: aims, aims: aims.map((aim) => scale * aim), constraint, alone: weights.filter((w) => w > 1e-4).length < 2,
     });
     const words = el("figcaption", {}, chipOf(trace, e), " ", el("strong", { text: expert.name }),
       el("span", { class: "value", text: `α = ${number(weights[e])}` }));
@@ -24,7 +24,7 @@ export function curvePanels(trace, token, weights, constraint, onlyMean) {
   });
 }
 
-function drawPanel({ axis, top, weight, aims, constraint, alone }) {
+function drawPanel({ axis, top, weight, targets, aims, constraint, alone }) {
   const forward = [];
   const reverse = [];
   const places = Array.from({ length: POINTS + 1 }, (_, i) => (top * i) / POINTS);
@@ -35,7 +35,8 @@ function drawPanel({ axis, top, weight, aims, constraint, alone }) {
   const [byForward, byReverse] = [constraint.direction !== "reverse", constraint.direction !== "forward"];
   const at = [Math.max(0, axis.forward(weight)), Math.max(0, axis.reverse(weight))];
   const budget = constraint.budget;
-  const wanted = Math.max(1.5 * aims[0], 1.5 * aims[1], 1.2 * at[0], 1.2 * at[1], budget !== null && budget < 4 * Math.max(...aims, 0.01) ? 1.2 * budget : 0);
+  const least = 0.5 * Math.max(...targets); // so that at a small scale the curves keep a shape
+  const wanted = Math.max(least, 1.5 * aims[0], 1.5 * aims[1], 1.2 * at[0], 1.2 * at[1], budget !== null && budget < 4 * Math.max(...aims, 0.01) ? 1.2 * budget : 0);
   const highest = Math.max(Math.min(wanted, 1.05 * Math.max(forward[POINTS], reverse[POINTS])), 1e-6);
   const x = (a) => BOX.left + (a / top) * (WIDTH - BOX.left - BOX.right);
   const y = (value) => BOX.top + (1 - value / highest) * (HEIGHT - BOX.top - BOX.bottom);

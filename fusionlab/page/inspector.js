@@ -151,7 +151,7 @@ export class Inspector {
     else this.lists.replaceChildren(fused, ...lists.slice(1).map((list, d) => this.list(view, i, d + 1, list, weights)));
     this.listed = i;
     if (focused !== undefined) this.lists.querySelector(`[data-choice="${CSS.escape(focused)}"]`)?.focus();
-    this.help.textContent = `● emitted  ◇ the large model’s own choice  H: entropy in nats.${
+    this.help.textContent = `● emitted · ◇ the large model’s own choice · H: entropy in nats.${
       view.live ? " Choose a candidate to put it here and write on." : ""}`;
   }
 

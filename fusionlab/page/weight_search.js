@@ -19,6 +19,8 @@ export function searchWeight(axis, forward, reverse, constraint) {
   const f = nodes.map((weight) => (byForward ? axis.forward(weight) : 0));
   const g = nodes.map((weight) => (byReverse ? axis.reverse(weight) : 0));
   const aim = [byForward ? forward : 0, byReverse ? reverse : 0];
+  // KL(P~||P) grows with the weight, also where single precision no longer tells: out of reach means as far as allowed.
+  if (!byReverse && Math.max(...f) < forward) return [(f[f.length - 1] - forward) ** 2, top];
   let best = [Infinity, 0];
   nodes.forEach((weight, i) => {
     const value = (f[i] - aim[0]) ** 2 + (g[i] - aim[1]) ** 2;
