@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -234,6 +235,26 @@ def test_the_kernel_answers_while_a_model_writes(panel: Panel, monkeypatch: pyte
 # -- what goes wrong -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("slip", [{"experts": ["nope"]}, {"method": "exakt"}, {"max_new_tokens": 0}])
+def test_a_refused_setting_is_not_kept(panel: Panel, slip: dict[str, Any]) -> None:
+    """One slip of the keyboard must not make every later request fail."""
+    explorer = panel.explorer
+    before = dict(explorer.settings)
+    with pytest.raises(FusionError, match="nope|exakt|0"):
+        explorer.run(PROMPT, wait=True, **slip)
+    assert dict(explorer.settings) == before
+    explorer.run(PROMPT, wait=True, max_new_tokens=3)
+    assert len(explorer.trace) == 3
+
+
+def test_an_explorer_that_was_refused_leaves_no_second_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """What Python prints while it throws the half-made widget away buries the sentence that matters."""
+    with pytest.raises(UnknownNameError, match="nope"):
+        Explorer(make_team(), experts=["nope"])
+    gc.collect()
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -244,7 +265,7 @@ def test_the_kernel_answers_while_a_model_writes(panel: Panel, monkeypatch: pyte
         ({"max_new_tokens": 0}, "the number of new tokens is 0; pass a whole number from 1"),
         ({"max_new_tokens": 500}, "the prompt has 3 tokens; with 500 new ones it exceeds"),
         ({"constraint": {"scale": -1}}, "KLConstraint.scale is -1.0; pass a finite number >= 0"),
-        ({"method": "exakt"}, "unknown method 'exakt'; known: static"),
+        ({"method": "exakt"}, "unknown method 'exakt'; known: exact"),
         ({"speed": 3}, "unknown setting 'speed'; known: prompt"),
     ],
 )

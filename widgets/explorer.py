@@ -168,6 +168,8 @@ class Explorer(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Stop, and free caches, history and the widget. The team stays with whoever holds it."""
+        if not hasattr(self, "worker"):  # a wrong argument ended the making; ipywidgets closes what is left
+            return
         self.worker.close()
         self.on_msg(self._on_message, remove=True)
         self.writer.close()
@@ -244,6 +246,8 @@ class Explorer(anywidget.AnyWidget):
     def change(self, changes: Mapping[str, Any]) -> Settings:
         """What the controls say from now on. Raises `FusionError` for a wrong value."""
         settings = self._asked.updated(changes)
+        if self.team is not None and settings.experts:
+            self.team.choose_experts(settings.experts)
         self._own_method = self._own_method or settings.method != self._asked.method
         if not self._own_method:
             settings = settings.updated({"method": default_method(settings.experts)})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fusionlab.constraint import KLConstraint
-from fusionlab.errors import FusionError, PromptError
+from fusionlab.errors import FusionError, PromptError, UnknownNameError
 
 MOST_NEW_TOKENS = 4096  # beyond this a slip of the keyboard is likelier than a wish
 
@@ -100,6 +100,12 @@ def _constraint(value: object) -> KLConstraint:
     return KLConstraint.from_dict({key: entry for key, entry in value.items() if key != "method"})
 
 
+def _method(value: object) -> str:
+    if value not in METHODS:
+        raise UnknownNameError(f"unknown method {value!r}", remedy=f"known: {', '.join(METHODS)}")
+    return str(value)
+
+
 def _count(value: object) -> int:
     whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
     if not whole or not 1 <= float(value) <= MOST_NEW_TOKENS:  # type: ignore[arg-type]
@@ -119,7 +125,7 @@ def _choices(value: object) -> dict[int, int]:
 _READERS = {
     "prompt": _text("the prompt"),
     "experts": _names,
-    "method": _text("the method"),
+    "method": _method,
     "constraint": _constraint,
     "max_new_tokens": _count,
     "chat": bool,
