@@ -106,6 +106,15 @@ def test_what_the_command_line_fixes_may_not_be_varied_by_the_file(tmp_path: Pat
         plan_sweep(path, overrides={"nam": "1"})
 
 
+def test_a_repeat_alone_repeats_the_defaults(tmp_path: Path) -> None:
+    """How much a result varies with the seed is asked before anything is varied."""
+    runs = plan_sweep(write_sweep(tmp_path, repeat={"seed": [3, 4]}))[1]
+    assert [run.values["seed"] for run in runs] == [3, 4]
+    assert len({str({**run.values, "seed": 0}) for run in runs}) == 1
+    with pytest.raises(SweepError, match="holds no run"):
+        plan_sweep(write_sweep(tmp_path, repeat={"seed": []}))
+
+
 # -- keys ----------------------------------------------------------------------------------------
 
 

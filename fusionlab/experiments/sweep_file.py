@@ -150,11 +150,14 @@ def make_run(notebook: Notebook, given: Mapping[str, Value], *, code: str | None
 
 
 def points(sweep: SweepFile, *, where: str) -> Iterator[dict[str, Value]]:
-    """The parameters of every run before they are checked: (grid x zip, then runs), each once per repeat."""
+    """The parameters of every run before they are checked: (grid x zip, then runs), each once per repeat.
+
+    With nothing but a repeat, the notebook's defaults are what is repeated.
+    """
     lengths = {name: len(values) for name, values in sweep.zip.items()}
     if len(set(lengths.values())) > 1:
         raise SweepError(f"{where}: the lists under zip have {lengths} values", remedy="give them one length")
-    combined = sweep.grid or sweep.zip
+    combined = sweep.grid or sweep.zip or (sweep.repeat and not sweep.runs)
     sides: list[dict[str, Value]] = [{}]
     if sweep.zip:
         sides = [dict(zip(sweep.zip, row, strict=True)) for row in zip(*sweep.zip.values(), strict=True)]
