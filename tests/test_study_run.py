@@ -104,6 +104,21 @@ def test_folders_of_other_weights_are_not_packed_together(tmp_path: Path) -> Non
     assert len(shipped.gather_rows([tmp_path / "one", tmp_path / "one"])) == 1
 
 
+def test_what_was_packed_before_is_packed_again_with_more(packed: Path, tmp_path: Path) -> None:
+    """The cells of a long study are gone when the next one is answered; its rows and probes are not."""
+    about = {"weights from": "8 items per task", "conditions": "then"}
+    (packed / "about.json").write_text(json.dumps(about))
+    before = shipped.read_shipped_rows(packed)
+    row = before.iloc[0].to_dict() | {"phrasing": 3, "prompt": "asked"}
+    write_cell(Cell("trivia", row["method"], phrasing=3).path(tmp_path / "more"), [make_row(**row)], {})
+    folders = [str(packed), str(tmp_path / "more")]
+    assert command.main(["--pack", *folders, "--out", str(packed), "--no-probe", "--conditions", "now"]) == 0
+    after = shipped.read_shipped_rows(packed)
+    assert len(after) == len(before) + 1 and (after["phrasing"] == 3).sum() == 1
+    assert shipped.read_about(packed)["weights from"] == "8 items per task"
+    assert shipped.read_about(packed)["conditions"] == "now"
+
+
 def test_packing_and_the_page_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The two commands that README and docs/study.md rest on."""
     frame = trivia_rows()

@@ -183,12 +183,15 @@ def make_study(settings: Settings | None = None, *, folder: Path, use_shipped: b
 def pack(folders: Sequence[Path], target: Path, *, settings: Settings, conditions: str, probe: bool = True) -> list[Path]:
     """Write what ships: answers of evaluation folders, and on the embedded team's own weights and likeness.
 
+    folders: of evaluations, or packed before. probe: measure weights and likeness; else those in `target` stay.
     conditions: what the times were measured under, in words. Raises FusionError.
     """
     rows = shipped.gather_rows(list(folders))
+    kept = {} if probe else shipped.read_about(target)
     written = [shipped.pack_rows(rows, target)]
     about = {"made": today(), "answers by": ", ".join(dict.fromkeys(rows["device"])), "conditions": conditions,
-             **{name: ", ".join(dict.fromkeys(rows[name])) for name in ("fusionlab", "torch")}}  # fmt: skip
+             **{name: ", ".join(dict.fromkeys(rows[name])) for name in ("fusionlab", "torch")},
+             **{name: text for name, text in kept.items() if name.endswith(" from")}}  # fmt: skip
     if probe:
         from fusionlab.tasks import load_task
 
@@ -257,9 +260,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--device", help="cpu or cuda")
     parser.add_argument("--price", type=float, help=f"price of a GPU hour; default {PRICE:g}")
-    parser.add_argument("--pack", type=Path, nargs="+", metavar="FOLDER", help="pack evaluations into --out, and stop")
+    parser.add_argument("--pack", type=Path, nargs="+", metavar="FOLDER",
+                        help="pack evaluations, and what was packed before, into --out, and stop")  # fmt: skip
     parser.add_argument("--conditions", default="", help="with --pack: what the times were measured under")
-    parser.add_argument("--no-probe", action="store_true", help="with --pack: answers only")
+    parser.add_argument("--no-probe", action="store_true", help="with --pack: answers only; weights and likeness stay")
     options = vars(parser.parse_args(arguments))
     started = time.perf_counter()
     out: Path = options["out"]

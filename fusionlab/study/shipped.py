@@ -121,11 +121,13 @@ def _by_task(rows: pd.DataFrame, change: Callable[[Any, Any, Any], dict[str, Any
 def gather_rows(folders: list[Path]) -> pd.DataFrame:
     """The rows of several evaluations as one frame, each cell's item once (the first folder's).
 
+    A folder may also be one that was packed before, so that a study grows without the cells of its beginning.
     Raises MissingFileError, CorruptFileError, and TaskError where folders were made with other weights or tasks.
     """
     import pandas
 
-    rows = pandas.concat([read_rows(folder) for folder in folders], ignore_index=True) if folders else as_frame([])
+    found = [read_shipped_rows(folder) if (folder / ANSWERS).is_file() else read_rows(folder) for folder in folders]
+    rows = pandas.concat(found, ignore_index=True) if found else as_frame([])
     rows = rows.drop_duplicates(_KEY, ignore_index=True)
     for column, keys in (("weights_sha256", ["method", "experts"]), ("task_sha256", ["task"])):
         mixed = rows.groupby(keys)[column].nunique()
