@@ -176,7 +176,7 @@ def _tables(trace: Trace, rows: slice, vocabulary: _Vocabulary) -> tuple[dict[st
         "candidates": vocabulary.packed(held["candidate_ids"]),
         "candidate_logprobs": _packed(held["candidate_logprobs"], "f4"),
         "candidate_deltas": _packed(held["candidate_deltas"], "f4"),
-        "rest_peaks": _packed(held["rest_peaks"] + 1e-3 * np.abs(held["rest_peaks"]), "f2"),  # a bound is rounded up
+        "rest_peaks": _packed(_rounded_up(held["rest_peaks"]), "f2"),
         "atom_rows": _packed(mixed, "i4"),
         "atom_logprobs": _packed(held["atom_logprobs"][mixed], "f4"),
         "atom_deltas": _packed(held["atom_deltas"][mixed], "f4"),
@@ -185,6 +185,13 @@ def _tables(trace: Trace, rows: slice, vocabulary: _Vocabulary) -> tuple[dict[st
         arrays |= {name: _packed(held[name], "f4") for name in ("even_kl_forward", "even_kl_reverse")}
         arrays["even_variance"] = _packed(held["even_variance"], "b2")
     return facts, arrays
+
+
+def _rounded_up(bounds: Any) -> Any:
+    """Bounds that stay bounds in 16 bits; -inf, of nothing, stays as it is."""
+    import numpy as np
+
+    return np.where(np.isfinite(bounds), bounds + 1e-3 * np.abs(np.where(np.isfinite(bounds), bounds, 0)), bounds)
 
 
 class _Vocabulary:

@@ -30,6 +30,7 @@ IDLE = """name => {
 }"""
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"  # no promise that would be waited for
 START_SECONDS = 90
+PATIENCE_MILLISECONDS = 30_000  # kernels import torch, on machines that do other things too
 QUIET_SETTINGS = {  # nothing that asks the network, and no pop-up over what is looked at
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/completer-extension/manager": {"autoCompletion": False},
@@ -162,9 +163,12 @@ def watched(lab: Lab, chrome: Browser, request: pytest.FixtureRequest) -> Iterat
     """A new page without a network. Screenshots are kept in runs/browser/<test>, the last one when a test fails."""
     pictures = Path(os.environ.get("FUSIONLAB_PICTURES", ROOT / "runs" / "browser")) / request.node.name
     pictures.mkdir(parents=True, exist_ok=True)
+    from playwright.sync_api import expect
+
     with closed_context(chrome) as (context, outside):
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE_MILLISECONDS)
+        expect.set_options(timeout=PATIENCE_MILLISECONDS)
         found = Watched(page, pictures, left_the_machine=outside)
         page.on("pageerror", lambda error: found.errors.append(str(error)))
         page.on("dialog", found.dismiss)

@@ -175,6 +175,64 @@ def test_an_older_run_is_gone_on_from_after_others_were_written(panel: Panel) ->
     assert_same_trace(panel.explorer.trace, fresh(panel.explorer.team, method="exact", choices={4: 31}))
 
 
+def test_a_stop_before_an_older_run_was_read_again_changes_nothing(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was written yet, so there is nothing to report but the stop."""
+    panel.run(method="exact")
+    panel.run(prompt="w9 w8", method="exact")
+    held, go = hold_reads(monkeypatch, after=2)
+    panel.ask("resolve", run=1, constraint=KLConstraint(scale=1.6).to_dict(), wait=False)
+    assert held.wait(30)
+    panel.ask("stop", wait=False)
+    go.set()
+    assert panel.explorer.wait(30)
+    assert panel.explorer.error is None, panel.words()
+    assert panel.explorer.progress["words"] == "Stopped before anything changed."
+    monkeypatch.undo()
+    panel.ask("resolve", run=1, constraint=KLConstraint(scale=1.6).to_dict())
+    assert_same_trace(panel.explorer.trace, fresh(panel.explorer.team, method="exact", constraint=KLConstraint(scale=1.6)))
+
+
+def test_the_next_run_is_free_of_what_ifs(panel: Panel) -> None:
+    """A weight that was forced at token 3 of one text means nothing at token 3 of another."""
+    panel.run(method="exact")
+    panel.ask("what_if", run=1, what_if={"index": 3, "alpha": {"a": 2.0, "b": 0.0}})
+    constraint = panel.explorer.trace.constraint
+    assert constraint["force"]["tokens"]
+    panel.run(prompt="w9 w8", method="exact", constraint=constraint)
+    assert panel.explorer.trace.constraint["force"] is None
+    panel.run(method="exact", constraint=KLConstraint(force={"a": 0.5, 2: 1.0}).to_dict())
+    assert panel.explorer.trace.constraint["force"] == {"experts": {"a": 0.5}, "tokens": {}}
+
+
+def test_looking_at_an_older_run_chooses_no_method(panel: Panel) -> None:
+    """One expert was solved exactly; two that are ticked afterwards are routed, as if nobody had looked."""
+    panel.run(experts=["a"])
+    panel.run(experts=["a", "b"])
+    assert panel.explorer.trace.method == "evidence"
+    panel.ask("select", run=1)
+    assert panel.explorer.settings["experts"] == ["a"] and panel.explorer.settings["method"] == "exact"
+    panel.run(experts=["a", "b"], method="exact")  # the page sends the method that it shows
+    assert panel.explorer.trace.method == "evidence"
+
+
+def test_an_answer_that_is_asked_for_again_is_sent_again(panel: Panel) -> None:
+    """A later one that failed half-way is on the screen; the trait has not changed, and must be sent all the same."""
+    panel.run()
+    sent: list[Any] = []
+    panel.explorer.observe(lambda change: sent.append(change["new"].get("run")), "answer")
+    panel.ask("select", run=1)
+    assert sent == [1]
+
+
+def test_continue_asks_for_more_than_there_is(panel: Panel) -> None:
+    """A smaller number would cut what was written."""
+    panel.run(method="exact")
+    written = len(panel.explorer.trace)
+    panel.ask("continue", run=1, settings={"max_new_tokens": 2})
+    assert f"the answer has {written} tokens, and 2 is the most" in panel.words()
+    assert len(panel.explorer.trace) == written
+
+
 def test_stop_works_within_one_token_and_continue_goes_on(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long text must end when its reader has seen enough, and can be taken up again."""
     third, go = hold_reads(monkeypatch, after=3)
@@ -186,6 +244,7 @@ def test_stop_works_within_one_token_and_continue_goes_on(panel: Panel, monkeypa
     assert len(panel.explorer.trace) == 3
     assert panel.explorer.progress["stage"] == "stopped" and "Stopped after 3 of 20" in panel.explorer.progress["words"]
     monkeypatch.undo()
+    assert "max_new_tokens=3," in panel.explorer.python_call()  # which writes this text
     panel.ask("continue", run=1, settings={"max_new_tokens": 20})
     assert_same_trace(panel.explorer.trace, fresh(panel.explorer.team, method="exact"))
 
@@ -336,6 +395,35 @@ def test_a_form_that_is_not_filled_in_names_the_field(form: dict[str, Any], word
     panel = Panel()
     panel.ask("load", **form)
     assert panel.words().startswith(words)
+
+
+def test_what_went_wrong_before_a_page_opened_is_there_when_it_does(tmp_path: Path) -> None:
+    """The cell ran, the view comes a moment later, and asks for the state."""
+    panel = Panel("embeded")
+    assert panel.explorer.wait(30)
+    panel.ask("come", view="one")
+    assert panel.words().startswith("unknown team 'embeded'")
+    panel.ask("leave", view="one")
+    assert panel.words().startswith("unknown team 'embeded'")
+    opened = Panel(trace=tmp_path / "nowhere.parquet")
+    opened.ask("come", view="one")
+    assert "nowhere.parquet" in opened.words()
+
+
+def test_a_run_waits_for_the_team_that_it_needs(tmp_path: Path) -> None:
+    """`Explorer("...")` and `run` in one cell: the team is loaded first, and its experts write."""
+    for name, seed, layers in (("large", 0, 2), ("small", 1, 1), ("a", 2, 1), ("b", 3, 1)):
+        save_model(make_model(seed, layers=layers), make_tokenizer(), tmp_path / name)
+    explorer = Explorer(prompt=PROMPT, max_new_tokens=4)
+    explorer.load(
+        large=str(tmp_path / "large"), small=str(tmp_path / "small"), experts={x: str(tmp_path / x) for x in "ab"}
+    )
+    explorer.run(wait=True)
+    assert explorer.trace.experts == ("a", "b") and explorer.trace.method == "evidence" and len(explorer.trace) == 4
+    explorer.load("embeded")
+    with pytest.raises(UnknownNameError, match="embeded"):
+        explorer.run(wait=True)
+    assert "unknown team" in explorer.error["message"]
 
 
 def test_a_wrong_model_id_is_answered_in_words_and_a_right_one_then_works(tmp_path: Path) -> None:
@@ -627,6 +715,35 @@ def test_the_worker_does_the_latest_of_many_requests() -> None:
         worker.submit(lambda request, number=number: done.append(number))
     assert worker.wait(10)
     assert done == [-1, 99]
+
+
+def test_the_worker_waits_for_what_is_needed_and_gives_up_what_needed_it() -> None:
+    """The load of a team is not replaced by the run that was asked for after it; a newer load is what is wanted."""
+    done: list[str] = []
+    errors: list[str] = []
+    worker = Worker(lambda request, error: errors.append(f"{error} {request.superseded}"))
+    go = threading.Event()
+
+    def load(request: Request) -> None:
+        assert go.wait(10)
+        done.append("load")
+
+    def fail(request: Request) -> None:
+        assert go.wait(10)
+        raise ZeroDivisionError("no such model")
+
+    worker.submit(load, needed=True)
+    worker.submit(lambda request: done.append("first"))
+    worker.submit(lambda request: done.append("second"))
+    go.set()
+    assert worker.wait(10)
+    assert done == ["load", "second"]
+    go.clear()
+    worker.submit(fail, needed=True)
+    worker.submit(lambda request: done.append("third"))
+    go.set()
+    assert worker.wait(10)
+    assert done == ["load", "second"] and errors == ["no such model False"]
 
 
 def test_the_worker_survives_what_fails_and_ends_when_closed() -> None:

@@ -238,6 +238,15 @@ def test_joint_and_predicted_are_solved_as_their_nearest_and_the_payload_says_so
         assert one["alpha"] == other["alpha"]
 
 
+def test_a_method_that_reads_what_the_trace_has_not_is_shown_as_exact(resolver: NodeResolver) -> None:
+    """Without evidence every posterior is even: weights that the kernel would never choose."""
+    steps = make_steps(4, experts=2)
+    trace = record_steps(steps.log_p, steps.log_q, steps.log_r, torch.zeros_like(steps.evidence), method="exact")
+    payload = trace_payload(trace)
+    exact, *others = resolver.solve(payload, [as_dict(KLConstraint(), name) for name in ("exact", "evidence", "predicted")])
+    assert [other["alpha"] for other in others] == [exact["alpha"]] * 2
+
+
 def test_a_trace_of_version_1_is_solved_from_its_two_tables(resolver: NodeResolver) -> None:
     """Without A'' and candidates: weights within a hundredth, and what would change is told from the top-k lists."""
     steps = make_steps(3, rows=12, experts=2, tokens=120)

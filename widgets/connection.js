@@ -10,7 +10,7 @@ export class Connection {
     this.model = model;
     this.warn = warn;
     this.view = crypto.randomUUID?.() ?? String(Math.random());
-    this.serial = 0;
+    this.asked = 0;
     this.listening = [];
     this.on("comm_live_update", () => this.askWhetherAlive()); // the line was cut, or is there again
   }
@@ -27,20 +27,30 @@ export class Connection {
 
   /** Ask for something of requests.py. words: what to say when no answer comes; "" when nobody waits for one. */
   ask(type, content = {}, buffers = undefined, words = QUIET) {
-    this.serial += 1;
+    this.asked += 1;
     clearTimeout(this.timer);
     if (words) this.timer = setTimeout(() => this.warn(words), PATIENCE_MS);
     try {
-      this.model.send({ ...content, type, serial: this.serial }, undefined, buffers);
+      this.model.send({ ...content, type, serial: this.serial() }, undefined, buffers);
     } catch {
       clearTimeout(this.timer);
       this.warn(GONE); // JupyterLab refuses to send to a kernel that was shut down
     }
   }
 
+  /** Of the latest request. */
+  serial() {
+    return `${this.view}:${this.asked}`;
+  }
+
+  /** Whether a reply is to this view. */
+  isMine(serial) {
+    return String(serial).startsWith(`${this.view}:`);
+  }
+
   /** The kernel has read a request. */
   heard(serial) {
-    if (serial !== this.serial) return;
+    if (serial !== this.serial()) return;
     clearTimeout(this.timer);
     this.warn("");
   }

@@ -26,7 +26,7 @@ class ExplorerPage {
     });
     this.team = new TeamForm({ load: (team) => this.ask("load", team) });
     this.history = new HistoryList({
-      select: (run) => this.ask("select", { run }),
+      select: (run) => this.look("select", { run }),
       compare: (runs) => this.ask("compare", { runs }),
       export: (kind) => this.ask("export", { kind, run: this.run }),
       open: (file) => this.open(file),
@@ -55,13 +55,16 @@ class ExplorerPage {
       this.kernel.on(`change:${name}`, guarded);
     }
     const messages = {
-      received: () => {}, started: ({ payload }) => this.start(payload), more: ({ payload }) => this.grow(payload),
-      comparison: (message) => this.compare(message), code: ({ text }) => this.history.showCode(text),
+      started: ({ payload }) => this.start(payload), more: ({ payload }) => this.grow(payload),
+    };
+    const replies = { // to the view that asked alone; an explorer may have several
+      received: ({ serial }) => this.kernel.heard(serial), comparison: (message) => this.compare(message),
+      code: ({ text }) => this.history.showCode(text),
       file: ({ name, media }, [data]) => download(new Blob([data], { type: media }), name),
     };
     this.kernel.on("msg:custom", (message, buffers) => {
-      this.kernel.heard(message.serial);
-      this.guard(() => messages[message.type]?.(message, buffers));
+      const answer = messages[message.type] ?? (this.kernel.isMine(message.serial) ? replies[message.type] : null);
+      this.guard(() => answer?.(message, buffers));
     });
     this.kernel.ask("come", { view: this.kernel.view }, undefined, ""); // the cells below may still be running
   }
@@ -87,7 +90,13 @@ class ExplorerPage {
   }
 
   async open(file) {
-    this.ask("open", { name: file.name }, [await file.arrayBuffer()]);
+    this.look("open", { name: file.name }, [await file.arrayBuffer()]);
+  }
+
+  /** Ask for another answer to look at: with it the fields say what it was asked with. */
+  look(type, content, buffers) {
+    this.isLooking = true;
+    this.ask(type, content, buffers);
   }
 
   // -- what is shown ------------------------------------------------------------------------------
@@ -105,7 +114,8 @@ class ExplorerPage {
     this.isStreaming = false;
     if (!payload) this.unmount();
     else this.mount(payload);
-    if (run !== null) this.write.show(settings);
+    if (run !== null) this.write.show(settings, this.isLooking);
+    this.isLooking = false;
     this.history.showRuns(this.model.get("runs"), run);
     this.showOthers();
     this.showWaiting();

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,7 @@ class Explorer(anywidget.AnyWidget):
         self.views: set[str] = set()
         self._saved = SavedView()
         self._shown: Run | None = None
+        self._showings = 0  # so that an answer that is shown again is sent again
         self.on_msg(self._on_message)
         close_earlier_ones(self)
         self._show_team()
@@ -122,7 +124,7 @@ class Explorer(anywidget.AnyWidget):
 
     def load(self, name: str | None = None, **options: Any) -> None:
         """Load a team in the background; arguments as for `Team.from_pretrained`."""
-        self.submit(lambda request: self._load(name, options))
+        self.submit(lambda request: self._load(name, options), needed=True)
 
     def run(self, prompt: str | None = None, *, wait: bool = False, **changes: Any) -> None:
         """Write an answer, in the background unless `wait`.
@@ -135,7 +137,7 @@ class Explorer(anywidget.AnyWidget):
         self._own_method = self._own_method or "method" in changes
         settings = self.change(changes)
         self.last_error = None
-        self.submit(lambda request: self.writer.run(request, settings))
+        self.submit(lambda request: self.writer.run(request, self._completed(settings)))
         if wait:
             self.wait()
             if self.last_error is not None:
@@ -152,7 +154,7 @@ class Explorer(anywidget.AnyWidget):
     def python_call(self, run: int | None = None) -> str:
         """Code that writes a run's text again: the one that is shown, or the run of a number."""
         found = self.run_of(run)
-        return python_call(found.settings, found.models)
+        return python_call(found.written_settings, found.models)
 
     def compare(self, first: int, second: int) -> dict[str, Any]:
         """How two runs differ: settings, first token, texts, figures (see `runs.compare_runs`)."""
@@ -187,6 +189,8 @@ class Explorer(anywidget.AnyWidget):
             return  # not from our script
         kind = str(content.get("type"))
         self.send({"type": "received", "serial": content.get("serial")})
+        if kind not in ("come", "leave"):  # a page that opens shows what went wrong before
+            self.error = None
         self.attempt(lambda: find_request(kind)(self, content, buffers))
 
     # -- what is shown (writing.Screen) ------------------------------------------------------------
@@ -203,7 +207,9 @@ class Explorer(anywidget.AnyWidget):
         """An answer, whole."""
         self._shown = run
         self.runs = [held.summary() for held in self.history]
-        self.answer = {"run": run.number, "settings": run.settings.to_dict(), "payload": trace_payload(run.trace)}
+        self._showings += 1
+        self.answer = {"run": run.number, "settings": run.settings.to_dict(), "payload": trace_payload(run.trace),
+                       "showing": self._showings}  # fmt: skip
         self.show_others(run)
 
     def show_others(self, run: Run) -> None:
@@ -229,7 +235,9 @@ class Explorer(anywidget.AnyWidget):
         """Show a trace, or a saved one. Raises `MissingFileError`, `CorruptFileError`, `TraceError`."""
         read = trace if isinstance(trace, Trace) else Trace.load(trace)
         origin = name or ("a trace" if isinstance(trace, Trace) else Path(trace).name)
-        self.show(self.history.add(trace_settings(read), read, f"opened: {origin}"))
+        run = self.history.add(trace_settings(read), read, f"opened: {origin}")
+        self.adopt(run.settings)
+        self.show(run)
         self.say("idle", "A recorded trace: every control works on it, without a model.")
 
     # -- how -------------------------------------------------------------------------------------
@@ -246,7 +254,7 @@ class Explorer(anywidget.AnyWidget):
     def change(self, changes: Mapping[str, Any]) -> Settings:
         """What the controls say from now on. Raises `FusionError` for a wrong value."""
         settings = self._asked.updated(changes)
-        if self.team is not None and settings.experts:
+        if self.team is not None and "experts" in changes:
             self.team.choose_experts(settings.experts)
         self._own_method = self._own_method or settings.method != self._asked.method
         if not self._own_method:
@@ -255,6 +263,21 @@ class Explorer(anywidget.AnyWidget):
         self.settings = settings.to_dict()
         return settings
 
+    def adopt(self, settings: Settings) -> None:
+        """Let the controls say what a run was asked with; experts that are not loaded are left out."""
+        known = (
+            settings.experts if self.team is None else tuple(name for name in settings.experts if name in self.team.experts)
+        )
+        self._asked = replace(settings, experts=known or self._asked.experts)
+        self.settings = self._asked.to_dict()
+
+    def _completed(self, settings: Settings) -> Settings:
+        """Settings that were made before the team was there, with the experts that came with it."""
+        if settings.experts:
+            return settings
+        method = settings.method if self._own_method else default_method(self._asked.experts)
+        return replace(settings, experts=self._asked.experts, method=method)
+
     def run_of(self, number: int | None) -> Run:
         """The run of a number; None, the one that is shown. Raises `FusionError`."""
         found = self._shown if number is None else self.history.find(number)
@@ -262,15 +285,14 @@ class Explorer(anywidget.AnyWidget):
             raise FusionError("nothing was written yet", remedy="press Run first")
         return found
 
-    def submit(self, work: Callable[[Request], object]) -> None:
-        """Have the worker do something, in place of what it is doing."""
+    def submit(self, work: Callable[[Request], object], *, needed: bool = False) -> None:
+        """Have the worker do something, in place of what it is doing. needed: what is asked next waits for it."""
         self.error = None
-        self.worker.submit(work)
+        self.worker.submit(work, needed=needed)
 
     def attempt(self, work: Callable[[], object]) -> None:
         """Do something quick; what goes wrong is shown."""
         try:
-            self.error = None
             work()
         except Exception as error:
             self._report(None, error)

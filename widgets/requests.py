@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionlab.constraint import KLConstraint
 from fusionlab.errors import FusionError, MissingFileError, UnknownNameError
 from fusionlab.trace_payload import alternative_payload
 
@@ -46,6 +48,7 @@ def load_team(explorer: Explorer, content: Content, _: Buffers) -> None:
 def run(explorer: Explorer, content: Content, _: Buffers) -> None:
     """{"settings"}: write an answer from its beginning."""
     settings = explorer.change(mapping(content.get("settings")) | {"choices": {}})
+    settings = explorer.change({"constraint": without_tokens(settings.constraint)})  # what-ifs are of another text
     explorer.submit(lambda request: explorer.writer.run(request, settings))
 
 
@@ -76,7 +79,9 @@ def stop(explorer: Explorer, _: Content, __: Buffers) -> None:
 
 def select_run(explorer: Explorer, content: Content, _: Buffers) -> None:
     """{"run"}: show it again."""
-    explorer.show(explorer.history.find(content.get("run")))
+    found = explorer.history.find(content.get("run"))
+    explorer.adopt(found.settings)
+    explorer.show(found)
 
 
 def compare(explorer: Explorer, content: Content, _: Buffers) -> None:
@@ -110,7 +115,7 @@ def export(explorer: Explorer, content: Content, _: Buffers) -> None:
     kind, found = content.get("kind"), explorer.run_of(content.get("run"))
     serial = content.get("serial")
     if kind == "python":
-        explorer.send({"type": "code", "serial": serial, "text": python_call(found.settings, found.models)})
+        explorer.send({"type": "code", "serial": serial, "text": python_call(found.written_settings, found.models)})
     elif kind in _MEDIA:
         name = f"fusion-run-{found.number}.{kind}"
         with tempfile.TemporaryDirectory() as folder:
@@ -147,6 +152,14 @@ def find_request(kind: str) -> Callable[[Explorer, Content, Buffers], None]:
             remedy="the page is of another release: run the cell again and reload the page",
         )
     return REQUESTS[kind]
+
+
+def without_tokens(constraint: KLConstraint) -> KLConstraint:
+    """A constraint without what it forces at single tokens."""
+    kept: dict[str | int, float | Mapping[str, float]] = {
+        name: weight for name, weight in (constraint.force or {}).items() if isinstance(name, str)
+    }
+    return replace(constraint, force=kept or None)
 
 
 def mapping(value: object) -> dict[str, Any]:

@@ -32,6 +32,11 @@ class Run:
     models: Mapping[str, Any] = field(default_factory=dict)
     others: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def written_settings(self) -> Settings:
+        """The settings that write this very text again: a stopped answer ends where it was stopped."""
+        return replace(self.settings, max_new_tokens=max(1, len(self.trace))) if self.stopped else self.settings
+
     def summary(self) -> dict[str, Any]:
         """JSON-able: a line of the history."""
         return {
@@ -61,11 +66,6 @@ class History:
 
     def __iter__(self) -> Iterator[Run]:
         return iter(list(self._runs))
-
-    @property
-    def latest(self) -> Run | None:
-        """The newest run."""
-        return self._runs[-1] if self._runs else None
 
     def add(self, settings: Settings, trace: Trace, origin: str, **more: Any) -> Run:
         """A new run under the next number."""

@@ -1,7 +1,8 @@
 """One thread that works on the latest request, so that a kernel answers while a model writes.
 
 A request that comes while another runs takes its place: the older one is told to stop at its next token, and whatever
-it still says is ignored. Knows nothing of models or widgets.
+it still says is ignored. Only what is needed by those that follow, such as the load of a team, is waited for. Knows
+nothing of models or widgets.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from contextvars import copy_context
 
 
 class Request:
-    """A piece of work with a number that grows, and whether it is still wanted."""
+    """A piece of work, whether those that follow need it, and whether it is still wanted."""
 
-    def __init__(self, serial: int, work: Callable[[Request], object]) -> None:
-        self.serial = serial
+    def __init__(self, work: Callable[[Request], object], *, needed: bool = False) -> None:
+        self.needed = needed
         self._work: Callable[[Request], object] | None = work
         self._stopped = threading.Event()
         self.superseded = False
@@ -49,8 +50,7 @@ class Worker:
         self._idle = threading.Event()
         self._idle.set()
         self._running: Request | None = None
-        self._waiting: Request | None = None
-        self._serial = 0
+        self._waiting: list[Request] = []  # at most one that is needed, and one behind it
         self._closed = False
 
     @property
@@ -58,18 +58,20 @@ class Worker:
         """Whether something is running or waits."""
         return not self._idle.is_set()
 
-    def submit(self, work: Callable[[Request], object]) -> Request:
-        """Take the place of whatever runs or waits. The thread has the caller's context, so that output finds its cell."""
+    def submit(self, work: Callable[[Request], object], *, needed: bool = False) -> Request:
+        """Take the place of whatever runs or waits, but wait for what is needed; a newer needed one replaces that too.
+
+        The thread has the caller's context, so that output finds its cell.
+        """
         with self._lock:
-            self._serial += 1
-            request = Request(self._serial, work)
+            request = Request(work, needed=needed)
             if self._closed:
                 request.stop(superseded=True)
                 return request
-            for older in (self._running, self._waiting):
-                if older is not None:
+            for older in self._unfinished():
+                if needed or not older.needed:
                     older.stop(superseded=True)
-            self._waiting = request
+            self._waiting = [*(older for older in self._waiting if not older.superseded), request]
             if self._idle.is_set():
                 self._idle.clear()
                 run = copy_context().run
@@ -79,7 +81,7 @@ class Worker:
     def stop(self) -> bool:
         """End what runs at its next token; false if nothing did."""
         with self._lock:
-            requests = [request for request in (self._running, self._waiting) if request is not None]
+            requests = self._unfinished()
             for request in requests:
                 request.stop()
         return bool(requests)
@@ -92,19 +94,29 @@ class Worker:
         """Take no more requests, and end what runs."""
         with self._lock:
             self._closed = True
-            for request in (self._running, self._waiting):
-                if request is not None:
-                    request.stop(superseded=True)
+            for request in self._unfinished():
+                request.stop(superseded=True)
+
+    def _unfinished(self) -> list[Request]:
+        return [*([] if self._running is None else [self._running]), *self._waiting]
 
     def _loop(self) -> None:
         while True:
             with self._lock:
-                request, self._waiting = self._waiting, None
-                self._running = request
+                request = self._running = self._waiting.pop(0) if self._waiting else None
                 if request is None:
                     self._idle.set()
                     return
             try:
                 request.run()
             except BaseException as error:  # every one ends in the panel
+                if request.needed:
+                    self._give_up_waiting()
                 self.report(request, error)
+
+    def _give_up_waiting(self) -> None:
+        """What waited for something needed that failed cannot be done; its own failure would hide the cause."""
+        with self._lock:
+            for request in self._waiting:
+                request.stop(superseded=True)
+            self._waiting = []

@@ -27,6 +27,7 @@ export class WriteForm {
       el("div", { class: "row inline" }, el("label", { for: `tokens-${id}`, text: "New tokens, at most" }), this.tokens), this.chatLabel,
       el("div", { class: "buttons" }, this.run, this.stop, this.goOn), this.bar, this.words, this.passes);
     this.names = [];
+    this.shown = { prompt: "", tokens: "", chat: false, experts: "" }; // what was put into the fields
   }
 
   pressed(event) {
@@ -37,8 +38,7 @@ export class WriteForm {
   }
 
   settings() {
-    const experts = this.names.filter((name) => this.boxes.get(name).checked);
-    return { prompt: this.prompt.value, experts, max_new_tokens: Number(this.tokens.value), chat: this.chat.checked };
+    return { prompt: this.prompt.value, experts: this.ticked(), max_new_tokens: Number(this.tokens.value), chat: this.chat.checked };
   }
 
   /** The team's experts, and which of them are ticked. */
@@ -49,18 +49,31 @@ export class WriteForm {
     this.experts.replaceChildren(...(team.experts ?? []).map(({ name, id }) => el("label", { class: "tick", title: id },
       this.boxes.get(name), ` ${name}`)));
     if (!this.names.length) this.experts.append(el("span", { class: "note", text: "none loaded" }));
-    for (const [name, box] of this.boxes) box.checked = ticked.includes(name);
+    this.tick(ticked);
     this.chatLabel.hidden = !team.chat;
     this.enable();
   }
 
-  /** What is asked; a field that is being typed in is left alone. */
-  show(settings) {
+  /** What is asked. Fields that were changed since, and are not sent yet, are left alone; all: those too. */
+  show(settings, all = false) {
+    const { shown } = this;
     const focused = this.node.getRootNode().activeElement;
-    if (focused !== this.prompt) this.prompt.value = settings.prompt ?? "";
-    if (focused !== this.tokens) this.tokens.value = settings.max_new_tokens ?? 64;
-    this.chat.checked = Boolean(settings.chat);
-    for (const [name, box] of this.boxes ?? []) box.checked = (settings.experts ?? []).includes(name);
+    const isFree = (node, value, before) => all || (node !== focused && value === before);
+    if (isFree(this.prompt, this.prompt.value, shown.prompt)) this.prompt.value = settings.prompt ?? "";
+    if (isFree(this.tokens, this.tokens.value, shown.tokens)) this.tokens.value = settings.max_new_tokens ?? 64;
+    if (isFree(null, this.chat.checked, shown.chat)) this.chat.checked = Boolean(settings.chat);
+    const free = isFree(null, this.ticked().join("\n"), shown.experts);
+    this.shown = { ...shown, prompt: settings.prompt ?? "", tokens: String(settings.max_new_tokens ?? 64), chat: Boolean(settings.chat) };
+    if (free) this.tick(settings.experts ?? []);
+  }
+
+  tick(experts) {
+    for (const [name, box] of this.boxes ?? []) box.checked = experts.includes(name);
+    this.shown.experts = this.ticked().join("\n");
+  }
+
+  ticked() {
+    return this.names.filter((name) => this.boxes.get(name).checked);
   }
 
   showProgress(progress) {

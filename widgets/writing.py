@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fusionlab.errors import FusionError
+from fusionlab.errors import FusionError, TraceError
 from fusionlab.trace import Trace
 from fusionlab.trace_payload import trace_payload
 
@@ -95,6 +95,9 @@ class Writer:
         """More tokens for an answer that was stopped, or that had reached its limit."""
         session = self._take_up(number)
         limit = max_new_tokens or self._settings.max_new_tokens
+        if limit <= len(session.token_ids):
+            raise FusionError(f"the answer has {len(session.token_ids)} tokens, and {limit} is the most that are asked for",
+                              remedy="ask for more new tokens")  # fmt: skip
 
         def write(**options: Any) -> Trace:
             return session.generate(limit, **options)
@@ -191,8 +194,12 @@ class Writer:
         stream = _Stream(self, request, session, limit)
         number, before = self._session_run, (session.settings, session.token_ids)
         self._session_run = None
+        trace = None
         try:
             trace = write(on_token=stream.on_token, should_stop=lambda: request.stopped)
+        except TraceError:
+            if not session.stopped:  # else it was stopped before an older answer was read again
+                raise
         finally:
             after = session.settings  # it knows which what-ifs are left
             self._settings = replace(settings, method=after.method, constraint=after.constraint, choices=after.choices,
@@ -205,6 +212,7 @@ class Writer:
         if session.stopped and self._session_run is not None:
             self.screen.say("stopped", "Stopped before anything changed.")
             return
+        assert trace is not None
         run = self.history.add(self._settings, trace, origin, stopped=session.stopped, models=self.need_team().describe())
         self._session_run = run.number
         self.screen.show(run)

@@ -44,7 +44,7 @@ export class Inspector {
   buildWeights() {
     const { trace } = this;
     this.inputs = trace.experts.map((expert, e) => el("input", {
-      type: "number", min: 0, max: 4, step: 0.05, class: "weight", "aria-label": `Weight of ${expert.name} at this token`,
+      type: "number", min: 0, max: this.greatest(), step: 0.05, class: "weight", "aria-label": `Weight of ${expert.name} at this token`,
       on: { change: () => this.tryWeights(e), keydown: (event) => event.stopPropagation() },
     }));
     this.cells = trace.experts.map(() => ["forward", "reverse", "evidence"].map(() => el("td")));
@@ -65,7 +65,13 @@ export class Inspector {
       el("table", { class: "weights" }, el("thead", {}, head), el("tbody", {}, ...rows, last)), this.choices);
   }
 
+  /** The weight up to which the trace's tables say what would happen. */
+  greatest() {
+    return this.trace.grid ? this.trace.grid[this.trace.grid.length - 1] : 2;
+  }
+
   tryWeights() {
+    for (const input of this.inputs) if (Number(input.value) > this.greatest()) input.value = this.greatest();
     const values = this.inputs.map((input) => Number(input.value));
     if (values.some((value) => !Number.isFinite(value) || value < 0)) return;
     this.actions.force(this.shown, Object.fromEntries(this.trace.expertKeys.map((name, e) => [name, values[e]])));

@@ -93,7 +93,7 @@ class Token {
   solve(constraint) {
     const experts = this.axes.length;
     let alpha = new Float64Array(experts);
-    if (constraint.scale !== 0 && experts) alpha = (METHODS[constraint.method] ?? METHODS.exact)(this, constraint);
+    if (constraint.scale !== 0 && experts) alpha = this.solver(constraint.method)(this, constraint);
     alpha = Float64Array.from(alpha, Math.fround);
     let estimated = false;
     if (constraint.budget !== null) {
@@ -103,6 +103,12 @@ class Token {
     }
     if (constraint.force) alpha = forceWeights(this.trace, this.index, alpha, constraint.force);
     return { alpha, estimated };
+  }
+
+  /** The method, or `exact` where this trace has not what it reads. */
+  solver(method) {
+    const { method: own, resolve } = this.trace;
+    return method === own || resolve.methods.includes(method) ? METHODS[method] ?? METHODS.exact : METHODS.exact;
   }
 
   // -- divergences ------------------------------------------------------------------------------

@@ -139,6 +139,7 @@ class Views {
     this.resolver = trace.grid && trace.experts.length ? new Resolver(trace) : null;
     this.base = completeConstraint(trace.constraint, { method: trace.method });
     this.constraint = this.base;
+    this.previewing = false;
     this.recorded = recordedSolution(trace);
     this.greatest = greatestWeight(trace);
     this.solved = this.recorded;
@@ -192,6 +193,10 @@ class Views {
     this.strip.paint(solved, greatest);
     this.legend.replaceChildren(stripLegend(this.trace, solved, greatest));
     this.point();
+    this.settleSoon();
+  }
+
+  settleSoon() {
     clearTimeout(this.settling);
     this.settling = setTimeout(() => this.settle(), SETTLE_MS);
   }
@@ -244,6 +249,7 @@ class Views {
     if (this.trace.size && this.solved) {
       this.heatmap.paint(this.solved, this.greatest);
       if (!this.map.hidden) this.heatmap.point(this.hovered ?? this.selected);
+      this.settleSoon();
     }
   }
 

@@ -74,8 +74,9 @@ def test_letters_typed_into_the_panel_do_not_command_the_notebook(lab: Lab, watc
 
 def test_an_error_is_read_in_the_panel(lab: Lab, watched: Watched) -> None:
     """A wrong model id is the first thing that goes wrong for everybody."""
-    page = open_notebook(lab, watched, "error.ipynb", ["from fusionlab_widgets import Explorer\nExplorer()"])
+    page = open_notebook(lab, watched, "error.ipynb", ["from fusionlab_widgets import Explorer\nExplorer('embeded')"])
     explorer = page.locator(".fusionlab-explorer")
+    expect(explorer.get_by_role("alert")).to_contain_text("unknown team 'embeded'")  # told before the page was there
     explorer.get_by_label("Large model").fill("./no-such-model")
     explorer.get_by_label("Small model").fill("./no-such-model")
     explorer.get_by_label("Experts, one a line").fill("math = ./no-such-expert")
@@ -140,6 +141,28 @@ def test_a_drag_runs_no_model_and_a_release_writes_anew(lab: Lab, watched: Watch
     assert explorer.locator("[aria-label=Text]").inner_text() != text
     watched.picture("2_released")
     assert watched.left_the_machine == [] and watched.errors == []
+
+
+def test_what_is_typed_is_kept_while_an_answer_is_steered(lab: Lab, watched: Watched) -> None:
+    """The next question is often typed while the last answer is looked at."""
+    page = open_notebook(lab, watched, "typed.ipynb", [TINY_TEAM, EXPLORER, "explorer.run(max_new_tokens=8, wait=True)"])
+    explorer = page.locator(".fusionlab-explorer")
+    expect(explorer.locator(".run")).to_have_count(1)
+    wait_until_idle(explorer)
+    prompt, ticks = explorer.get_by_label("Prompt"), explorer.get_by_role("group", name="Experts").get_by_role("checkbox")
+    prompt.fill("w7 w8")
+    ticks.first.uncheck()
+    slider = explorer.get_by_label("Scale κ")
+    slider.focus()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    expect(explorer.locator(".run")).not_to_have_count(1)
+    wait_until_idle(explorer)
+    assert prompt.input_value() == "w7 w8" and not ticks.first.is_checked()
+    explorer.locator("button.run").last.click()
+    expect(prompt).to_have_value("w1 w2 w3")
+    expect(ticks.first).to_be_checked()
+    assert watched.errors == []
 
 
 def test_what_if_comparison_and_exports_from_the_panel(lab: Lab, watched: Watched) -> None:
