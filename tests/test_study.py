@@ -132,6 +132,20 @@ def test_table_1_holds_tasks_average_differences_and_share() -> None:
     assert "large, full fine-tuning" in set(table.shown[""])
 
 
+def test_a_line_of_fewer_items_has_no_share_and_says_so_in_its_average() -> None:
+    """An easier part of the items must not look like a better method; differences are on common items."""
+    answers = study(
+        cell("math", "large", [0, 0, 0, 0]), cell("math", "dynamic", [1, 1, 0, 0]), cell("math", "predicted", [1, 1]),
+        cell("trivia", "large", [0, 0]), cell("trivia", "dynamic", [1, 0]), cell("trivia", "predicted", [1, 0]),
+        recorded=full(math=100.0, trivia=100.0),
+    )  # fmt: skip
+    shown = tables.single_expert_table(answers).shown.set_index("")
+    line = shown.loc[Way("predicted").label]
+    assert line["average"].endswith("(n = 4)") and line["of full, %"] == ""
+    assert answers.share(answers.seen, Way("predicted")) is None
+    assert shown.loc[Way("dynamic").label, "of full, %"] == "50.0"
+
+
 def test_a_value_of_fewer_items_says_so() -> None:
     """A cell that was stopped early must not pass for a whole one."""
     answers = study(cell("math", "large", [0, 1, 0, 1]), cell("math", "dynamic", [1, 1]))
@@ -377,6 +391,8 @@ def test_every_needs_as_many_as_it_says() -> None:
     assert every(parts(HOLDS, HOLDS, HOLDS, FAILS)).word == FAILS
     assert every(parts(HOLDS, HOLDS, HOLDS, DIFFERS)).word == DIFFERS
     assert every(parts(HOLDS, UNKNOWN)).word == UNKNOWN
+    assert every(parts(HOLDS, HOLDS, HOLDS, UNKNOWN), needed=3).word == HOLDS  # whatever the fourth would say
+    assert every(parts(FAILS, UNKNOWN)).word == FAILS
 
 
 def test_verdicts_come_from_the_rows() -> None:

@@ -117,6 +117,14 @@ def test_what_was_packed_before_is_packed_again_with_more(packed: Path, tmp_path
     assert len(after) == len(before) + 1 and (after["phrasing"] == 3).sum() == 1
     assert shipped.read_about(packed)["weights from"] == "8 items per task"
     assert shipped.read_about(packed)["conditions"] == "now"
+    missing = ["--pack", str(packed), "--out", str(packed), "--no-probe", "--bench", str(tmp_path / "none.parquet")]
+    assert command.main(missing) == 2
+    bench = pandas.DataFrame([{"method": "exact", "device": "cpu", "ms_per_token": 70.0, "ratio_to_alone": 1.7,
+                               "peak_bytes": 1e9, "experts": 1}])  # fmt: skip
+    bench.to_parquet(tmp_path / "bench.parquet")
+    assert command.main([*missing[:-1], str(tmp_path / "bench.parquet")]) == 0
+    shown = command.shipped_study(packed).bench
+    assert shown is not None and shown["ms_per_token"].tolist() == [70.0]
 
 
 def test_packing_and_the_page_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

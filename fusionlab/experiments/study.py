@@ -180,11 +180,15 @@ def make_study(settings: Settings | None = None, *, folder: Path, use_shipped: b
         return analyse(inputs, price=settings.price, progress=lambda key: advance(key, 1))
 
 
-def pack(folders: Sequence[Path], target: Path, *, settings: Settings, conditions: str, probe: bool = True) -> list[Path]:
+def pack(
+    folders: Sequence[Path], target: Path, *, settings: Settings, conditions: str, probe: bool = True,
+    bench: Path | None = None,
+) -> list[Path]:  # fmt: skip
     """Write what ships: answers of evaluation folders, and on the embedded team's own weights and likeness.
 
     folders: of evaluations, or packed before. probe: measure weights and likeness; else those in `target` stay.
-    conditions: what the times were measured under, in words. Raises FusionError.
+    conditions: what the times were measured under, in words. bench: what `fusionlab bench --output` wrote; without one
+    that in `target` stays. Raises FusionError.
     """
     rows = shipped.gather_rows(list(folders))
     kept = {} if probe else shipped.read_about(target)
@@ -192,6 +196,11 @@ def pack(folders: Sequence[Path], target: Path, *, settings: Settings, condition
     about = {"made": today(), "answers by": ", ".join(dict.fromkeys(rows["device"])), "conditions": conditions,
              **{name: ", ".join(dict.fromkeys(rows[name])) for name in ("fusionlab", "torch")},
              **{name: text for name, text in kept.items() if name.endswith(" from")}}  # fmt: skip
+    if bench is not None:
+        measured = shipped.read_frame(bench.name, bench.parent)
+        if measured is None:
+            raise MissingFileError(f"there is no {bench}", remedy="name what `fusionlab bench --output` wrote")
+        written.append(shipped.write_frame(measured, target / shipped.BENCH))
     if probe:
         from fusionlab.tasks import load_task
 
@@ -264,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="pack evaluations, and what was packed before, into --out, and stop")  # fmt: skip
     parser.add_argument("--conditions", default="", help="with --pack: what the times were measured under")
     parser.add_argument("--no-probe", action="store_true", help="with --pack: answers only; weights and likeness stay")
+    parser.add_argument("--bench", type=Path, help="with --pack: the file of `fusionlab bench --output`, to ship too")
     options = vars(parser.parse_args(arguments))
     started = time.perf_counter()
     out: Path = options["out"]
@@ -272,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings.choose(full=options["full"] or bool(options["pack"]), **{name: options[name] for name in names})
         if options["pack"]:
             for path in pack(options["pack"], out, settings=settings, conditions=options["conditions"],
-                             probe=not options["no_probe"]):  # fmt: skip
+                             probe=not options["no_probe"], bench=options["bench"]):  # fmt: skip
                 print(f"{path}  {path.stat().st_size:,} bytes")
             return 0
         source = options["shipped"]

@@ -175,10 +175,19 @@ class Answers:
         return [task for task in tasks if task in self.recorded.get(kind, {})]
 
     def share(self, tasks: Sequence[str], way: Way, kind: str = "large-full") -> float | None:
-        """Percent of a recorded bound's mean that the way's mean reaches, over the tasks that have one; None for none."""
+        """Percent of a recorded bound's mean that the way's mean reaches, over the tasks that have one; None for none.
+
+        None too where the way answered fewer items than others: the bound is a mean over all.
+        """
         recorded = self.bounded(tasks, kind)
         mine, bound = self.estimate(recorded, way), self.bound(recorded, kind)
-        return None if mine is None or bound is None or bound.value <= 0 else 100 * mine.value / bound.value
+        if mine is None or bound is None or bound.value <= 0 or self.lacks_items(recorded, mine):
+            return None
+        return 100 * mine.value / bound.value
+
+    def lacks_items(self, tasks: Sequence[str], found: Estimate) -> bool:
+        """Whether an estimate over some tasks holds fewer items than other cells of them."""
+        return found.n < sum(self.count_items(task) for task in tasks)
 
     def only(self, methods: Sequence[str]) -> Answers:
         """The same study with the cells of some methods."""

@@ -41,7 +41,8 @@ def single_expert_table(answers: Answers) -> Table:
         note="Per cent ± standard error; n items per task in the head, beside a value where it has fewer. "
         "Differences are between averages, in points, with the 95 % interval of a paired bootstrap. "
         "The share is the average as per cent of that of full fine-tuning (of the "
-        "tasks in brackets, where it is not recorded for all).",
+        "tasks in brackets, where it is not recorded for all; none where a line has fewer items). Lines with fewer items "
+        "compare with others by their differences alone, which are taken on the items that both answered.",
     )  # fmt: skip
 
 
@@ -88,12 +89,12 @@ def score_table(
 
 
 def said(answers: Answers, line: Way | str, task: str, fact: dict[str, Any]) -> str:
-    """A value with its error, and its n where a cell holds fewer items than others of its task."""
+    """A value with its error, and its n where it rests on fewer items than others of its tasks do."""
     if not fact:
         return ""
-    value = str(Estimate(fact["value"], fact["standard_error"], fact["n"]))
-    fewer = task != AVERAGE and isinstance(line, Way) and fact["n"] < answers.count_items(task)
-    return f"{value} (n = {fact['n']})" if fewer else value
+    found = Estimate(fact["value"], fact["standard_error"], fact["n"])
+    fewer = isinstance(line, Way) and answers.lacks_items(answers.seen if task == AVERAGE else [task], found)
+    return f"{found} (n = {found.n})" if fewer else str(found)
 
 
 def head_of(answers: Answers, task: str) -> str:
@@ -115,10 +116,13 @@ def measure_line(
             if gap is not None:
                 fact |= {f"{name}_difference": gap.value, f"{name}_low": gap.low, f"{name}_high": gap.high}
     recorded = answers.bounded(tasks, share_kind)
-    mine = answers.estimate(recorded, line) if isinstance(line, Way) else answers.bound(recorded, line)
-    bound = answers.bound(recorded, share_kind)
-    if mine is not None and bound is not None and bound.value > 0:
-        fact |= {"share_of_full": 100 * mine.value / bound.value, "share_tasks": "+".join(recorded)}
+    if isinstance(line, Way):
+        share = answers.share(tasks, line, share_kind)
+    else:
+        mine, bound = answers.bound(recorded, line), answers.bound(recorded, share_kind)
+        share = 100 * mine.value / bound.value if mine is not None and bound is not None and bound.value > 0 else None
+    if share is not None:
+        fact |= {"share_of_full": share, "share_tasks": "+".join(recorded)}
     return fact
 
 

@@ -70,7 +70,7 @@ def weight_table(answers: Answers) -> Table:
         for name, tasks in [*((task, [task]) for task in answers.seen), (AVERAGE, answers.seen)]:
             found = best_estimate(answers, tasks) if way is None else answers.estimate(tasks, way)
             row[name] = "" if found is None else str(found)
-            if found is not None and fewer(answers, name, found):
+            if found is not None and answers.lacks_items(tasks, found):
                 row[name] += f" (n = {found.n})"
             if found is not None:
                 facts.append({"label": label, "task": name, "weight": weights.get(way, math.nan) if way else math.nan,
@@ -88,11 +88,6 @@ def weight_table(answers: Answers) -> Table:
             "fixed weights tried: "
             + (", ".join(f"{weight:g}" for weight in fixed) or "none") + ".")  # fmt: skip
     return make_table("weights", "Fixed weights, and the headroom above dynamic", note, data, shown)
-
-
-def fewer(answers: Answers, task: str, found: Estimate) -> bool:
-    """Whether an estimate of a single task holds fewer items than other cells of it."""
-    return task != AVERAGE and found.n < answers.count_items(task)
 
 
 def best_estimate(answers: Answers, tasks: Sequence[str]) -> Estimate | None:
