@@ -166,6 +166,35 @@ def test_the_page_says_which_interval_it_shows(store: Store) -> None:
     assert " (t)<" not in Path(write_report(other)[0]).read_text()
 
 
+def test_a_missing_baseline_leaves_no_difference_and_says_so(store: Store) -> None:
+    """Another scale's baseline would mix two effects under one head; naming the scale too is a choice of one's own."""
+    points = [("static", 1.0), ("exact", 1.0), ("exact", 2.0)]
+    for run in make_runs([{"method": method, "kl_scale": scale, "seed": 0} for method, scale in points]):
+        scores = {f"i{n}": run.values["kl_scale"] * (n % 2) / 2 for n in range(12)}
+        write_run(store, run, items=scores, fields={"score": sum(scores.values()) / 12})
+    data = gather_report(store, ReportOptions(baseline="method=static"))
+    assert [group.difference for group in data.groups] == [None, 0.0, None] and data.groups[0].is_baseline
+    page = Path(write_report(store, ReportOptions(baseline="method=static"))[0]).read_text()
+    assert "1 line has no difference" in page and "--baseline" in page
+    named = ReportOptions(baseline="method=static,kl_scale=1")
+    assert [group.difference for group in gather_report(store, named).groups] == [None, 0.0, 0.25]
+    assert "no difference" not in Path(write_report(store, named)[0]).read_text()
+
+
+def test_a_list_can_be_the_baseline(store: Store) -> None:
+    """notebooks/sweeps/experts.yaml varies lists, and a list has commas of its own."""
+    points = [{"method": method, "experts": experts, "seed": 0}
+              for method in ("evidence", "joint") for experts in (["trivia"], ["math", "trivia"])]  # fmt: skip
+    for run in make_runs(points):
+        write_run(store, run, fields={"score": 0.5})
+    for text in ('experts=["math", "trivia"]', 'method=joint, experts=["math", "trivia"]',
+                 'experts=["math", "trivia"],method=joint'):  # fmt: skip
+        chosen = gather_report(store, ReportOptions(baseline=text)).baseline
+        assert chosen["experts"] == '["math", "trivia"]' and chosen.get("method", "joint") == "joint"
+    with pytest.raises(UnknownNameError, match="values of experts: "):
+        gather_report(store, ReportOptions(baseline="experts=math,trivia"))
+
+
 def test_of_several_versions_of_the_code_the_latest_counts(store: Store) -> None:
     """A folder that outlives a change of the code holds both; an average of them would describe neither."""
     for code, score, started in (("old", 0.1, "2026-01-01"), ("new", 0.9, "2026-02-01")):

@@ -116,6 +116,12 @@ def comparison_section(data: ReportData) -> str:
         "are paired, by item where the runs recorded items, else by repeat. A line is marked where the interval of its "
         "difference does not hold 0; of many comparisons one in twenty is so by chance."
     )
+    lacking = sum(group.difference is None and not group.is_baseline for group in data.groups) if against else 0
+    if lacking:
+        note += (
+            f" {lacking} line{'s have' if lacking > 1 else ' has'} no difference: no run is the same but for "
+            f"{escape(against)}, or none that shares an item or a repeat with it. --baseline may name further parameters."
+        )
     return f"<p>{note}</p>{table(head, rows, texts=len(data.varied))}"
 
 

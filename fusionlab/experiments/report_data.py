@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -180,7 +181,7 @@ def choose_baseline(groups: Sequence[Group], varied: Sequence[str], wanted: str 
         name = next((name for name in varied if name != TASK), None)
         return {} if name is None or not groups else {name: groups[0].values[name]}
     chosen: dict[str, Any] = {}
-    for part in wanted.split(","):
+    for part in re.split(r",(?=\s*\w+\s*=)", wanted):  # a value may have commas of its own
         name, equals, text = (piece.strip() for piece in part.partition("="))
         known = {show(group.values[name]): group.values[name] for group in groups if name in group.values}
         if not equals or text not in known:
@@ -191,17 +192,14 @@ def choose_baseline(groups: Sequence[Group], varied: Sequence[str], wanted: str 
 
 
 def find_baseline(group: Group, groups: Sequence[Group], baseline: Mapping[str, Any]) -> Group | None:
-    """The group that is equal but for the baseline's values; else one with these values on the same task."""
+    """The group that is equal but for the baseline's values; None where it is missing: any other differs in more."""
     if not baseline:
         return None
     wanted = {**group.values, **baseline}
     for candidate in groups:
         if all(same(candidate.values[name], value) for name, value in wanted.items()):
             return candidate
-    close = [candidate for candidate in groups
-             if all(same(candidate.values[name], value) for name, value in baseline.items())
-             and same(candidate.values.get(TASK), group.values.get(TASK))]  # fmt: skip
-    return close[0] if close else None
+    return None
 
 
 def same(a: Any, b: Any) -> bool:
