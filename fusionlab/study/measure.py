@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -179,10 +179,6 @@ class Answers:
         recorded = self.bounded(tasks, kind)
         mine, bound = self.estimate(recorded, way), self.bound(recorded, kind)
         return None if mine is None or bound is None or bound.value <= 0 else 100 * mine.value / bound.value
-
-    def only(self, methods: Sequence[str]) -> Answers:
-        """The same study with the cells of some methods."""
-        return replace(self, rows=self.rows[self.rows["method"].isin(list(methods))])
 
 
 def compare_estimates(mine: Estimate, other: Estimate) -> Difference:
