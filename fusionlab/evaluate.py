@@ -24,7 +24,7 @@ from fusionlab.baselines import generate_alone, score_continuations_alone
 from fusionlab.cells import AnswerRow, Cell, Say, as_frame, resume_cell, write_cell
 from fusionlab.errors import ModelError, NotEnoughMemoryError, TaskError, UnknownNameError
 from fusionlab.likelihood import most_probable
-from fusionlab.methods import ALL_EXPERTS, MERGED_EXPERT, OWN_EXPERT, Method, find_method
+from fusionlab.methods import ALL_EXPERTS, MERGED_EXPERT, NO_EXPERT, OWN_EXPERT, Method, find_method
 from fusionlab.nf4 import sha256_of_tensors
 from fusionlab.tasks import Item, Task
 from fusionlab.tasks.task import WRITING
@@ -133,10 +133,11 @@ def answer_prompts(
 ) -> Written:  # fmt: skip
     """Answer items by one method, by writing or by comparing their options, as the task says.
 
-    prompts: one per item, asked with `phrasing`. experts: those that the method runs with; where it has no solver the first
-    one answers alone, or the method's own member. trace: level, of answers that are fused and written.
+    prompts: one per item, asked with `phrasing`. experts: those that the method runs with; where it has no solver the one
+    expert answers alone, or the method's own member. trace: level, of answers that are fused and written. Raises
+    UnknownNameError where one expert should answer alone and not one is given.
     """
-    member = experts[0] if experts else method.member  # that answers alone
+    member = method.member if method.solver is not None else choose_member(method, experts)  # that answers alone
     if task.by_likelihood:
         options = [task.options(item, phrasing=phrasing) for item in items]
         found = (
@@ -155,6 +156,16 @@ def answer_prompts(
                            **limits)
     )  # fmt: skip
     return Written(result.texts, [len(ids) for ids in result.token_ids], list(result.traces))
+
+
+def choose_member(method: Method, experts: Sequence[str]) -> str:
+    """Who answers alone by a method without a solver. Raises UnknownNameError."""
+    if method.experts == NO_EXPERT:
+        return method.member
+    if len(experts) != 1:
+        raise UnknownNameError(f"{method.label!r} is one expert alone, received {', '.join(experts) or 'none'}",
+                               remedy="use a method that fuses, e.g. evidence")  # fmt: skip
+    return experts[0]
 
 
 class Evaluator:

@@ -57,6 +57,24 @@ def bootstrap_mean(strata: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def student_mean(strata: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """The 95 % interval of `bootstrap_mean` by Student's t, the spread pooled over strata; None without two values in one.
+
+    For few values: resamples of two or three vary too little, and never leave the side of 0 that all of them are on.
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    freedom = sum(len(values) - 1 for values in strata)
+    if freedom < 1:
+        return None
+    variance = sum(float(((values - values.mean()) ** 2).sum()) for values in strata) / freedom
+    centre = float(np.mean([values.mean() for values in strata]))
+    error = math.sqrt(variance * sum(1 / len(values) for values in strata)) / len(strata)
+    half = float(t.ppf(0.975, freedom)) * error
+    return centre - half, centre + half
+
+
 def summarise(rows: pd.DataFrame, recorded: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """One row per cell, then per average over the seen tasks, then per recorded score.
 

@@ -61,3 +61,15 @@ def make_runs(points: Sequence[Mapping[str, Any]], *, notebook: str = "stub", co
         identity = {"notebook": notebook, "parameters": dict(values), "models": {}, "code": code}
         runs.append(Run(key_of(identity), index, notebook, "", given=values, values=values, identity=identity))
     return runs
+
+
+def fill(store: Store, *, methods: tuple[str, ...] = ("static", "exact"), items: int = 12, shift: float = 0.0) -> None:
+    """Two tasks, two scales, some methods, two seeds; on every second item the second method is better by a whole."""
+    points = [{"task": task, "method": method, "kl_scale": scale, "seed": seed, "budget": None}
+              for task in ("math", "trivia") for method in methods for scale in (0.5, 1.0) for seed in (0, 1)]  # fmt: skip
+    for run in make_runs(points):
+        values = run.values
+        scores = {f"i{n}": min(1.0, float(values["method"] == "exact" and n % 2 == 0) + shift) for n in range(items)}
+        write_run(store, run, seconds=3 + values["kl_scale"], items=scores,
+                  fields={"score": sum(scores.values()) / items,
+                          "seconds_per_item": 0.1 * values["kl_scale"]})  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +12,11 @@ from tiny_tasks import make_choice_task, make_task
 from tiny_team import make_team
 
 from fusionlab.errors import UnknownNameError
+from fusionlab.evaluate import answer_prompts
 from fusionlab.experiments import recording
 from fusionlab.experiments.answering import answer_items, record_answers, weights_by_expert
 from fusionlab.methods import find_method
+from fusionlab.tasks import Task
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -54,6 +57,32 @@ def test_experts_are_the_tasks_own_all_or_those_that_are_named() -> None:
         experts_of("evidence", "d")
     with pytest.raises(UnknownNameError, match="fusionlab evaluate"):
         answer_items(team, task, task.test[:1], find_method("merged"))
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("make", [make_task, make_choice_task])
+def test_experts_that_are_named_do_not_answer_for_a_model_alone(make: Callable[[str], Task]) -> None:
+    """`-p method large` in a notebook that names experts recorded the first expert's answers under the name "large"."""
+    team, task = make_team(experts={"a": 0.5, "b": 0.5}), make("a")
+
+    def outputs(method: str, experts: list[str] | None = None) -> list[str]:
+        return list(answer_items(team, task, task.test, find_method(method), experts=experts).rows["output"])
+
+    for method in ("large", "small", "expert"):
+        assert outputs(method, ["b", "a"]) == outputs(method)
+    prompts = [task.prompt(item) for item in task.test]
+    written = answer_prompts(team, task, task.test, prompts, find_method("large"), ["b"], batch_size=8)
+    assert written.texts == outputs("large")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_expert_alone_that_is_not_there_or_not_one_is_an_error() -> None:
+    """Whichever came first would answer under a name that is not its own."""
+    team, task = make_team(experts={"a": 0.5, "b": 0.5}), make_task("c")
+    with pytest.raises(UnknownNameError, match="unknown expert 'c'; known: a, b"):
+        answer_items(team, task, task.test[:1], find_method("expert"), experts=["a"])
+    with pytest.raises(UnknownNameError, match="one expert alone, received a, b"):
+        answer_items(team, task, task.test[:1], find_method("expert:experts=all"))
 
 
 @pytest.mark.usefixtures("one_thread")

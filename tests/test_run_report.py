@@ -12,18 +12,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import scipy.stats
 from browser_pages import open_browser, open_page
 from hypothesis import given
 from hypothesis import strategies as st
-from store_factory import make_runs, write_run
+from store_factory import fill, make_runs, write_run
 from trace_factory import HOSTILE, make_trace
 
-from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, SweepError, UnknownNameError
+from fusionlab.errors import CorruptFileError, MissingFileError, SweepError, UnknownNameError
 from fusionlab.experiments import charts
 from fusionlab.experiments.charts import Point, pareto_front, round_ticks
-from fusionlab.experiments.compare import BETTER, OPEN, WORSE, compare_stores
 from fusionlab.experiments.report import write_report
-from fusionlab.experiments.report_data import ReportOptions, gather_report
+from fusionlab.experiments.report_data import ReportOptions, gather_report, interval_of
 from fusionlab.experiments.results import combine, query, read_runs
 from fusionlab.experiments.rows import build_row
 from fusionlab.experiments.store import Store
@@ -35,18 +35,6 @@ def store(tmp_path: Path) -> Store:
     made = Store(tmp_path / "out")
     made.create()
     return made
-
-
-def fill(store: Store, *, methods: tuple[str, ...] = ("static", "exact"), items: int = 12, shift: float = 0.0) -> None:
-    """Two tasks, two scales, some methods, two seeds; on every second item the second method is better by a whole."""
-    points = [{"task": task, "method": method, "kl_scale": scale, "seed": seed, "budget": None}
-              for task in ("math", "trivia") for method in methods for scale in (0.5, 1.0) for seed in (0, 1)]  # fmt: skip
-    for run in make_runs(points):
-        values = run.values
-        scores = {f"i{n}": min(1.0, float(values["method"] == "exact" and n % 2 == 0) + shift) for n in range(items)}
-        write_run(store, run, seconds=3 + values["kl_scale"], items=scores,
-                  fields={"score": float(np.mean(list(scores.values()))),
-                          "seconds_per_item": 0.1 * values["kl_scale"]})  # fmt: skip
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -151,6 +139,60 @@ def test_runs_without_items_are_paired_by_repeat(store: Store) -> None:
     data = gather_report(store, ReportOptions(lower=True))
     assert data.metric == "loss" and [group.difference for group in data.groups] == [None, 1.0]
     assert data.groups[1].pairs == 5 and data.groups[1].difference_interval == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5, 9])
+def test_few_repeats_without_an_effect_are_marked_one_time_in_twenty(repeats: int) -> None:
+    """Resampling two values, both of them positive, never gives a mean of 0: that is half of all draws."""
+    draws = np.random.default_rng(1).normal(size=(1000, repeats))
+    bounds = [interval_of([values]) for values in draws]
+    assert 0.03 < np.mean([found is not None and not found[0] <= 0 <= found[1] for found in bounds]) < 0.07
+    assert bounds[0] == pytest.approx(scipy.stats.ttest_1samp(draws[0], 0).confidence_interval(0.95))
+
+
+def test_the_page_says_which_interval_it_shows(store: Store) -> None:
+    """Three seeds have Student's interval, the items of a sweep the bootstrap's."""
+    for run in make_runs([{"rate": rate, "seed": seed} for rate in (1, 2) for seed in range(3)]):
+        write_run(store, run, fields={"loss": run.values["rate"] + (run.values["seed"] + 1) ** run.values["rate"]})
+    data = gather_report(store, ReportOptions())
+    assert [group.observations for group in data.groups] == [3, 3] and data.groups[1].pairs == 3
+    low, high = data.groups[1].difference_interval or (0, 0)
+    page = Path(write_report(store)[0]).read_text()
+    assert low < 0 < high and f"{low:+.4g} to {high:+.4g} (t)" in page and "of fewer than 10 values" in page
+    assert "class='better'" not in page and "class='worse'" not in page
+    other = Store(store.folder.parent / "items")
+    other.create()
+    fill(other)
+    assert " (t)<" not in Path(write_report(other)[0]).read_text()
+
+
+def test_a_missing_baseline_leaves_no_difference_and_says_so(store: Store) -> None:
+    """Another scale's baseline would mix two effects under one head; naming the scale too is a choice of one's own."""
+    points = [("static", 1.0), ("exact", 1.0), ("exact", 2.0)]
+    for run in make_runs([{"method": method, "kl_scale": scale, "seed": 0} for method, scale in points]):
+        scores = {f"i{n}": run.values["kl_scale"] * (n % 2) / 2 for n in range(12)}
+        write_run(store, run, items=scores, fields={"score": sum(scores.values()) / 12})
+    data = gather_report(store, ReportOptions(baseline="method=static"))
+    assert [group.difference for group in data.groups] == [None, 0.0, None] and data.groups[0].is_baseline
+    page = Path(write_report(store, ReportOptions(baseline="method=static"))[0]).read_text()
+    assert "1 line has no difference" in page and "--baseline" in page
+    named = ReportOptions(baseline="method=static,kl_scale=1")
+    assert [group.difference for group in gather_report(store, named).groups] == [None, 0.0, 0.25]
+    assert "no difference" not in Path(write_report(store, named)[0]).read_text()
+
+
+def test_a_list_can_be_the_baseline(store: Store) -> None:
+    """notebooks/sweeps/experts.yaml varies lists, and a list has commas of its own."""
+    points = [{"method": method, "experts": experts, "seed": 0}
+              for method in ("evidence", "joint") for experts in (["trivia"], ["math", "trivia"])]  # fmt: skip
+    for run in make_runs(points):
+        write_run(store, run, fields={"score": 0.5})
+    for text in ('experts=["math", "trivia"]', 'method=joint, experts=["math", "trivia"]',
+                 'experts=["math", "trivia"],method=joint'):  # fmt: skip
+        chosen = gather_report(store, ReportOptions(baseline=text)).baseline
+        assert chosen["experts"] == '["math", "trivia"]' and chosen.get("method", "joint") == "joint"
+    with pytest.raises(UnknownNameError, match="values of experts: "):
+        gather_report(store, ReportOptions(baseline="experts=math,trivia"))
 
 
 def test_of_several_versions_of_the_code_the_latest_counts(store: Store) -> None:
@@ -259,71 +301,3 @@ def test_a_chart_is_well_formed_whatever_it_is_given() -> None:
         assert not re.search(r"<(img|script)", text)
     words = [html.unescape(word) for word in re.findall(r"<title>(.*?)</title>", drawn[3])]
     assert len(words) == 2 * len(HOSTILE)
-
-
-# -- compare -------------------------------------------------------------------------------------
-
-
-def two_stores(
-    tmp_path: Path, *, shift: float, items: int = 40, methods: tuple[str, ...] = ("exact",)
-) -> tuple[Store, Store]:
-    """A and B of the same runs; B's scores are greater by `shift` where there is room."""
-    stores = []
-    for name, moved in (("a", 0.0), ("b", shift)):
-        made = Store(tmp_path / name)
-        made.create()
-        fill(made, methods=methods, items=items, shift=moved)
-        stores.append(made)
-    return stores[0], stores[1]
-
-
-def test_a_better_version_passes_and_its_changed_items_are_listed(tmp_path: Path) -> None:
-    """Half of the items were 0 and are 0.25 now, in each of eight pairs of runs."""
-    a, b = two_stores(tmp_path, shift=0.25)
-    found = compare_stores(a, b)
-    assert found.verdict == BETTER and found.passes() and found.passes(strict=True)
-    assert found.difference == pytest.approx(12.5) and (found.run_pairs, found.item_pairs) == (8, 320)
-    assert len(found.changed) == 160 and {(c.score_a, c.score_b) for c in found.changed} == {(0.0, 0.25)}
-    assert "B is better; passes" in found.describe() and "160 better in B, 0 worse" in found.describe()
-
-
-def test_a_worse_version_fails_unless_the_drop_is_allowed(tmp_path: Path) -> None:
-    """What a pipeline asks: may this be merged?"""
-    b, a = two_stores(tmp_path, shift=0.25)
-    found = compare_stores(a, b)
-    assert found.verdict == WORSE and not found.passes() and found.passes(max_drop=20)
-    assert "FAILS" in found.describe() and found.passes(max_drop=12.5) and not found.passes(max_drop=12.5, strict=True)
-
-
-def test_equal_versions_show_no_difference(tmp_path: Path) -> None:
-    """No difference shown is no proof of equality, and says so."""
-    a, b = two_stores(tmp_path, shift=0.0)
-    found = compare_stores(a, b)
-    assert found.verdict == OPEN and found.passes() and not found.changed and found.interval == (0.0, 0.0)
-
-
-def test_two_parts_of_one_sweep_are_compared_over_the_rest(store: Store) -> None:
-    """Method against method: runs are paired by task, scale and seed."""
-    fill(store)
-    found = compare_stores(store, store, where_a="method = 'static'", where_b="method = 'exact'")
-    assert found.apart == {"method": ("static", "exact")} and found.run_pairs == 8 and found.verdict == BETTER
-    swapped = compare_stores(store, store, where_a="method = 'static'", where_b="method = 'exact'", lower=True)
-    assert swapped.verdict == WORSE and not swapped.passes()
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [({"where_b": "kl_scale > 9"}, "no finished run where"), ({"where_a": "nonsense"}, "nonsense"),
-     ({"metric": "speed"}, "known: score")],
-)  # fmt: skip
-def test_what_cannot_be_compared_is_an_error(options: dict[str, Any], complaint: str, store: Store) -> None:
-    """An empty comparison that passes would let anything through."""
-    fill(store)
-    with pytest.raises(FusionError, match=complaint):
-        compare_stores(store, store, **options)
-    other = Store(store.folder.parent / "other")
-    other.create()
-    for run in make_runs([{"task": "x", "seed": 0}, {"task": "y", "seed": 0}], notebook="another"):
-        write_run(other, run, fields={"score": 1.0})
-    with pytest.raises(SweepError, match="no run of A has a partner in B"):
-        compare_stores(store, other)

@@ -113,7 +113,7 @@ def test_results_report_and_compare_answer_from_a_store(
     assert capsys.readouterr().out.split() == ["a/report.html", "a/report.csv"]
     assert run("compare", "a", "b", "--changed", "changed.csv") == 1
     shown = capsys.readouterr().out
-    assert "B is worse; FAILS" in shown and "40 items changed: 0 better in B, 40 worse" in shown and "'a' | 'b'" in shown
+    assert "B is worse; FAILS" in shown and "40 answers changed: 0 better in B, 40 worse" in shown and "'a' | 'b'" in shown
     assert (tmp_path / "changed.csv").read_text().count("\n") == 41
     assert run("compare", "a", "b", "--max-drop", "30") == 0
     assert run("compare", "b", "a") == 0 and "B is better; passes" in capsys.readouterr().out

@@ -53,9 +53,10 @@ def answer_items(team: Team, task: Task, items: Sequence[Item], method: Method, 
 
     >>> answer_items(team, task, pick_items(task, 20, seed=0), find_method("dynamic:scale=1.5"))     # doctest: +SKIP
 
-    experts: those of a fused method; default: the task's own, or all, as the method says. seed: draws the examples of the
-    prompt. trace: level, None for none. Raises UnknownNameError for a method that merges experts (`fusionlab evaluate`
-    runs these).
+    experts: those of a fused method; default: the task's own, or all, as the method says. A model that answers alone is
+    always the method's own choice: large, small, or the task's expert. seed: draws the examples of the prompt. trace:
+    level, None for none. Raises UnknownNameError for an expert that is not there, and for a method that merges experts
+    (`fusionlab evaluate` runs these).
     """
     import pandas as pd
 
@@ -86,8 +87,8 @@ def record_answers(answers: Answers, *, traces: int = 4, **fields: Any) -> None:
 
 
 def choose_experts(team: Team, task: Task, method: Method, experts: Sequence[str] | None) -> list[str]:
-    """The experts that a method runs with. Raises UnknownNameError."""
-    if experts:
+    """The experts that a method runs with: those given where it fuses, else its own choice. Raises UnknownNameError."""
+    if experts and method.solver is not None:
         return list(team.choose_experts(experts))
     if method.experts == OWN_EXPERT:
         return list(team.choose_experts([task.name]))

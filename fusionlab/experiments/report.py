@@ -14,6 +14,7 @@ from fusionlab.experiments import charts
 from fusionlab.experiments.execution import OK
 from fusionlab.experiments.parameters import show
 from fusionlab.experiments.report_data import (
+    FEW,
     TASK,
     Failed,
     Group,
@@ -103,17 +104,24 @@ def comparison_section(data: ReportData) -> str:
     rows = []
     for group in data.groups:
         cells = [*(show(group.values[name]) for name in data.varied), str(len(group.keys)), figure(group.value, data),
-                 interval(group.interval, data)]  # fmt: skip
+                 interval(group.interval, data, group.observations)]  # fmt: skip
         if against:
             cells += ["baseline", "", ""] if group.is_baseline else [
-                signed(group.difference, data), interval(group.difference_interval, data, signs=True),
+                signed(group.difference, data), interval(group.difference_interval, data, group.pairs, signs=True),
                 str(group.pairs or "")]  # fmt: skip
         rows.append(([*cells, number(group.cost)], verdict_class(group, data)))
     note = (
         f"{escape(data.metric)}: {'smaller' if data.lower else 'greater'} is better. Intervals are 95 % bootstrap "
-        "intervals of the mean; differences are paired, by item where the runs recorded items, else by repeat. A line is "
-        "marked where the interval of its difference does not hold 0; of many comparisons one in twenty is so by chance."
+        f"intervals of the mean; those marked (t) are of fewer than {FEW} values and Student's t intervals. Differences "
+        "are paired, by item where the runs recorded items, else by repeat. A line is marked where the interval of its "
+        "difference does not hold 0; of many comparisons one in twenty is so by chance."
     )
+    lacking = sum(group.difference is None and not group.is_baseline for group in data.groups) if against else 0
+    if lacking:
+        note += (
+            f" {lacking} line{'s have' if lacking > 1 else ' has'} no difference: no run is the same but for "
+            f"{escape(against)}, or none that shares an item or a repeat with it. --baseline may name further parameters."
+        )
     return f"<p>{note}</p>{table(head, rows, texts=len(data.varied))}"
 
 
@@ -139,10 +147,11 @@ def signed(value: float | None, data: ReportData) -> str:
     return f"{100 * value:+.1f}" if data.percent else f"{value:+.4g}"
 
 
-def interval(bounds: Interval | None, data: ReportData, *, signs: bool = False) -> str:
-    """Two bounds."""
+def interval(bounds: Interval | None, data: ReportData, observations: int, *, signs: bool = False) -> str:
+    """Two bounds, and which interval they are."""
     write = signed if signs else figure
-    return "" if bounds is None else f"{write(bounds[0], data)} to {write(bounds[1], data)}"
+    kind = " (t)" if observations < FEW else ""
+    return "" if bounds is None else f"{write(bounds[0], data)} to {write(bounds[1], data)}{kind}"
 
 
 def number(value: float | None) -> str:
@@ -199,9 +208,10 @@ def curve(data: ReportData, name: str, task: Any) -> str:
         value = group.values[name]
         x = float(value) if is_numeric(value) else apart
         low, high = group.interval or (None, None)
+        bounds = interval(group.interval, data, group.observations)
         lines.setdefault(group.label(others), []).append(charts.Point(
             x, factor * group.value, None if low is None else factor * low, None if high is None else factor * high,
-            f"{group.label()}: {figure(group.value, data)} ({interval(group.interval, data)})"))  # fmt: skip
+            f"{group.label()}: {figure(group.value, data)} ({bounds})"))  # fmt: skip
     kept = [charts.Series(label, sorted(points, key=lambda point: point.x)) for label, points in lines.items()]
     labels = {value: f"{value:g}" for value in known} if len(known) <= 8 else {}
     if any(not is_numeric(group.values[name]) for group in groups):

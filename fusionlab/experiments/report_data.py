@@ -2,14 +2,15 @@
 
 Runs that differ in repeated parameters only (a sweep file's `repeat`, or `seed`) are one group. A group's value is the mean
 over its runs; where runs recorded items, its interval and its difference to the baseline come from the items, paired by
-their ids, each averaged over the group's runs (95 % percentile bootstrap of scipy, as in `fusionlab.scores`). Where they
-recorded none, pairs are formed by the repeated parameters.
+their ids, each averaged over the group's runs. Where they recorded none, pairs are formed by the repeated parameters.
+Intervals are 95 % percentile bootstrap intervals as in `fusionlab.scores`, of fewer than ten values Student's t intervals.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TASK, SEED = "task", "seed"
+FEW = 10  # values, below which an interval is Student's t
 Interval = tuple[float, float]
 
 
@@ -48,7 +50,8 @@ class ReportOptions:
 class Group:
     """Runs that differ in repeats only.
 
-    values: of the varied parameters. scores: item -> mean score, None where no items were recorded.
+    values: of the varied parameters. observations: how many values the interval is of, items or else runs; pairs: how many
+    the difference is of. scores: item -> mean score, None where no items were recorded.
     """
 
     values: Mapping[str, Any]
@@ -56,6 +59,7 @@ class Group:
     value: float
     cost: float
     interval: Interval | None = None
+    observations: int = 0
     difference: float | None = None  # to the baseline
     difference_interval: Interval | None = None
     pairs: int = 0
@@ -177,7 +181,7 @@ def choose_baseline(groups: Sequence[Group], varied: Sequence[str], wanted: str 
         name = next((name for name in varied if name != TASK), None)
         return {} if name is None or not groups else {name: groups[0].values[name]}
     chosen: dict[str, Any] = {}
-    for part in wanted.split(","):
+    for part in re.split(r",(?=\s*\w+\s*=)", wanted):  # a value may have commas of its own
         name, equals, text = (piece.strip() for piece in part.partition("="))
         known = {show(group.values[name]): group.values[name] for group in groups if name in group.values}
         if not equals or text not in known:
@@ -188,17 +192,14 @@ def choose_baseline(groups: Sequence[Group], varied: Sequence[str], wanted: str 
 
 
 def find_baseline(group: Group, groups: Sequence[Group], baseline: Mapping[str, Any]) -> Group | None:
-    """The group that is equal but for the baseline's values; else one with these values on the same task."""
+    """The group that is equal but for the baseline's values; None where it is missing: any other differs in more."""
     if not baseline:
         return None
     wanted = {**group.values, **baseline}
     for candidate in groups:
         if all(same(candidate.values[name], value) for name, value in wanted.items()):
             return candidate
-    close = [candidate for candidate in groups
-             if all(same(candidate.values[name], value) for name, value in baseline.items())
-             and same(candidate.values.get(TASK), group.values.get(TASK))]  # fmt: skip
-    return close[0] if close else None
+    return None
 
 
 def same(a: Any, b: Any) -> bool:
@@ -231,7 +232,8 @@ def make_groups(store: Store, good: pd.DataFrame, varied: Sequence[str], repeate
         groups.append(Group(
             {name: plain(rows[0][name]) for name in varied}, [row["key"] for row in rows], mean(values),
             mean([float(row[cost]) for row in rows if not is_missing(row[cost])]),
-            interval_of(scores.to_numpy() if scores is not None else values),
+            interval_of([values if scores is None else scores.to_numpy()]),
+            observations=len(values if scores is None else scores),
             by_repeat={json.dumps([plain(row[name]) for name in repeated], default=str): float(row[metric]) for row in rows
                        if not is_missing(row[metric])}, scores=scores))  # fmt: skip
     return groups
@@ -260,7 +262,7 @@ def pooled_items(store: Store, keys: Sequence[str]) -> pd.Series | None:
 
 
 def read_items(store: Store, place: str) -> pd.DataFrame | None:
-    """A run's items, None where it recorded none. Raises CorruptFileError."""
+    """A run's items that have a score, None where it recorded none. Raises CorruptFileError."""
     import pandas as pd
     import pyarrow as pa
 
@@ -269,19 +271,20 @@ def read_items(store: Store, place: str) -> pd.DataFrame | None:
     except FileNotFoundError:
         return None
     try:
-        return pd.read_parquet(BytesIO(content))
+        return pd.read_parquet(BytesIO(content)).dropna(subset=["score"])
     except (OSError, pa.ArrowException, ValueError) as error:
         raise CorruptFileError(f"{store}/{place}/{ITEMS} is damaged: {str(error).splitlines()[0]:.100}",
                                remedy="remove that run's folder and give the sweep's command again") from error  # fmt: skip
 
 
-def interval_of(values: Any) -> Interval | None:
-    """95 % interval of a mean, None of fewer than two values."""
+def interval_of(strata: Sequence[Any]) -> Interval | None:
+    """95 % interval of the mean over strata of their means, None where no stratum has two values."""
     import numpy as np
 
-    from fusionlab.scores import bootstrap_mean
+    from fusionlab.scores import bootstrap_mean, student_mean
 
-    return bootstrap_mean([np.asarray(values, float)]) if len(values) > 1 else None
+    values = [np.asarray(stratum, float) for stratum in strata]
+    return student_mean(values) if min(map(len, values)) < FEW else bootstrap_mean(values)
 
 
 def compare_to(group: Group, baseline: Group | None) -> Group:
@@ -294,7 +297,7 @@ def compare_to(group: Group, baseline: Group | None) -> Group:
     if not len(differences):
         return group
     return replace(group, difference=float(sum(differences) / len(differences)), pairs=len(differences),
-                   difference_interval=interval_of(differences))  # fmt: skip
+                   difference_interval=interval_of([differences]))  # fmt: skip
 
 
 def paired_differences(group: Group, baseline: Group) -> Any:

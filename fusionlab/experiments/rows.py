@@ -24,7 +24,6 @@ BASE = {  # column -> its type
     "session": "string", "tries": "int64", "team": "string", "team_loads": "int64", "team_load_seconds": "float64",
     "error": "string", "code": "string", "models": "string",
 }  # fmt: skip
-SHOWN_FIRST = ("key", "status", "seconds")
 
 
 def build_row(columns: Mapping[str, Any], values: Mapping[str, Any], fields: Mapping[str, Any], *,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -188,10 +188,6 @@ class Answers:
     def lacks_items(self, tasks: Sequence[str], found: Estimate) -> bool:
         """Whether an estimate over some tasks holds fewer items than other cells of them."""
         return found.n < sum(self.count_items(task) for task in tasks)
-
-    def only(self, methods: Sequence[str]) -> Answers:
-        """The same study with the cells of some methods."""
-        return replace(self, rows=self.rows[self.rows["method"].isin(list(methods))])
 
 
 def compare_estimates(mine: Estimate, other: Estimate) -> Difference:
