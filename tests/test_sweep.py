@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from process_trees import start_fusionlab, tree_of
+from process_trees import kill_tree, start_fusionlab, tree_of
 from stub_notebooks import write_notebook, write_sweep
 
 from fusionlab.errors import OutputError, SchedulerError
@@ -142,6 +142,45 @@ def test_two_sweeps_in_one_folder_share_the_work(tmp_path: Path) -> None:
     assert sorted(log_lines(log), key=lambda line: float(line.split()[0])) == [f"{x:.1f} 0" for x in range(12)]
     frame = read_runs(Store(tmp_path / "out")).to_frame()
     assert len(frame) == 12 and frame["session"].nunique() == 2, "both took part"
+
+
+@pytest.mark.slow
+def test_a_sweep_takes_over_the_run_of_one_that_was_killed(tmp_path: Path) -> None:
+    """Its worker was told before that somebody is at the run, and must look again."""
+    log = tmp_path / "log"
+    first = "import os, time\nbegun = os.path.exists(log)\nopen(log, 'a').write('x')\ntime.sleep(0 if begun else 120)"
+    write_notebook(tmp_path / "stub.ipynb", first, "from fusionlab.experiments import record; record(score=x)")
+    file = write_sweep(tmp_path, grid={"x": [3]}, parameters={"log": str(log)})
+    command = ("sweep", str(file), "--out", "out", "--workers", "1", "--no-report")
+    killed = start_fusionlab(*command, cwd=tmp_path)
+    wait_until(log.exists)
+    other = start_fusionlab(*command, cwd=tmp_path)
+    try:
+        store = Store(tmp_path / "out")
+        wait_until(lambda: len(store.manifests()) == 2)
+        time.sleep(8)  # its worker starts, asks, and waits for the claim
+        kill_tree(killed)
+        output, _ = other.communicate(timeout=30)
+    finally:
+        for process in (killed, other):
+            if process.poll() is None:
+                kill_tree(process)
+    assert other.returncode == 0 and "1 done" in output and log.read_text() == "xx", output
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_in_another_sweep_is_not_done_again(tmp_path: Path) -> None:
+    """It stays failed until --retry-failed, whether the other was at it or done; so does a retry that failed."""
+    log = tmp_path / "log"
+    file = write_sweep(tmp_path, runs=[{"x": x, "fail": True} for x in (0, 1, 2)],
+                       parameters={"log": str(log), "sleep": 1.5})  # fmt: skip
+    command = ("sweep", str(file), "--out", "out", "--workers", "1", "--no-report")
+    for more, executions in (((), 3), (("--retry-failed",), 6)):
+        both = [start_fusionlab(*command, *more, cwd=tmp_path) for _ in range(2)]
+        outputs = [process.communicate(timeout=120)[0] for process in both]
+        assert [process.returncode for process in both] == [1, 1], outputs
+        assert all("3 failed; results" in output and output.count("AssertionError") >= 3 for output in outputs), outputs
+        assert len(log_lines(log)) == executions, outputs
 
 
 @pytest.mark.slow

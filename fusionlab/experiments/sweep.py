@@ -124,13 +124,13 @@ def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = 
     """
     options = options or SweepOptions()
     store.create()
+    session = new_attempt()  # before the plan: what fails from here on failed in a sweep beside this one
     plan = make_plan(runs, store, options)
     store.sweep_partial({run.key for run in runs})
     kept = {key: message for key, message in failed_messages(store, plan).items() if not options.retry_failed}
     account = Account(len(runs), already=len(plan.finished), failed=kept)
     if not plan.todo:
         return account
-    session = new_attempt()
     code = str(plan.todo[0].identity.get("code", ""))
     models = {name: revision for run in plan.todo for name, revision in run.identity.get("models", {}).items()}
     store.write_manifest(session, make_manifest(
