@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import html
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from hypothesis import strategies as st
 from store_factory import make_runs, write_run
 from trace_factory import HOSTILE, make_trace
 
-from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, SweepError, UnknownNameError
+from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, OutputError, SweepError, UnknownNameError
 from fusionlab.experiments import charts
 from fusionlab.experiments.charts import Point, pareto_front, round_ticks
 from fusionlab.experiments.compare import BETTER, OPEN, WORSE, compare_stores
+from fusionlab.experiments.remote_store import open_store
 from fusionlab.experiments.report import write_report
 from fusionlab.experiments.report_data import ReportOptions, gather_report
 from fusionlab.experiments.results import combine, query, read_runs
@@ -76,12 +79,50 @@ def test_gathered_rows_are_the_single_ones_and_follow_the_folders(store: Store) 
     second = read_runs(store).to_frame()
     assert second["x"].tolist() == list(range(60)) and second["later"].isna().sum() == 30
     assert second["key"].tolist()[:30] == first["key"].tolist()
-    store.forget(runs[5].key)
-    write_run(store, runs[5], fields={"score": 99.0})
+    write_run(store, runs[5], fields={"score": 99.0}, replace=True)
     assert read_runs(store).to_frame()["score"].tolist()[5] == 99.0
     (store.folder / "runs.parquet").write_bytes(b"damaged")
     pd.testing.assert_frame_equal(read_runs(store).to_frame(), read_runs(store).to_frame())
     assert len(read_runs(store).to_frame()) == 60
+
+
+def test_a_run_that_is_replaced_is_there_whole_at_every_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeat that cannot be put in its place leaves the old one; one cut off while it tidies, the new one."""
+    run = make_runs([{"x": 1}])[0]
+    write_run(store, run, fields={"score": 1.0})
+    rename = os.rename
+
+    def full(source: Path, target: Path) -> None:
+        if Path(source).name.endswith(".lost"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", full)
+        with pytest.raises(OutputError, match="No space left"):
+            store.commit(run.key, store.draft(run.key, "lost"), attempt="lost", failed=False, replace=True)
+    assert read_runs(store).to_frame()["score"].tolist() == [1.0]
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_run(store, run, fields={"score": 2.0}, replace=True)
+    assert read_runs(store).to_frame()["score"].tolist() == [2.0]
+    store.sweep_partial({run.key})
+    assert not store.names("partial")
+
+
+def test_a_run_behind_a_url_is_replaced_too(tmp_path: Path) -> None:
+    """There nothing can be renamed; what the old run had and the new one lacks is gone."""
+    store = open_store(f"memory://{tmp_path.name}/replaced")
+    run = make_runs([{"x": 1}])[0]
+    write_run(store, run, fields={"score": 1.0}, items={"i": 1.0})
+    assert read_runs(store).to_frame()["score"].tolist() == [1.0]
+    write_run(store, run, fields={"score": 2.0}, replace=True)
+    assert read_runs(store).to_frame()["score"].tolist() == [2.0] and not store.exists(f"runs/{run.key}/items.parquet")
 
 
 def test_a_damaged_row_is_named_and_not_left_out(store: Store) -> None:
