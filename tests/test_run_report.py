@@ -27,7 +27,7 @@ from fusionlab.experiments.compare import BETTER, OPEN, WORSE, compare_stores
 from fusionlab.experiments.remote_store import open_store
 from fusionlab.experiments.report import write_report
 from fusionlab.experiments.report_data import ReportOptions, gather_report
-from fusionlab.experiments.results import combine, query, read_runs
+from fusionlab.experiments.results import combine, gather, query, read_runs
 from fusionlab.experiments.rows import build_row
 from fusionlab.experiments.store import Store
 from fusionlab.scores import bootstrap_mean
@@ -123,6 +123,26 @@ def test_a_run_behind_a_url_is_replaced_too(tmp_path: Path) -> None:
     assert read_runs(store).to_frame()["score"].tolist() == [1.0]
     write_run(store, run, fields={"score": 2.0}, replace=True)
     assert read_runs(store).to_frame()["score"].tolist() == [2.0] and not store.exists(f"runs/{run.key}/items.parquet")
+
+
+def test_a_failure_that_is_retried_while_it_is_read_is_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is listed, then its run succeeds on a worker and the folder is gone: no reason to end a sweep."""
+    good, retried = make_runs([{"x": 1}, {"x": 2}])
+    write_run(store, good, fields={"score": 1.0})
+    write_run(store, retried, error={"kind": "E", "message": "m"})
+    listed = store.failed()
+    write_run(store, retried, fields={"score": 2.0})
+    monkeypatch.setattr(store, "failed", lambda: listed)
+    assert set(read_runs(store).to_frame()["status"]) == {"ok"}
+
+
+def test_gathering_on_the_way_never_ends_a_sweep(store: Store) -> None:
+    """It only fills a cache; whoever reads the table is told what is damaged."""
+    key = write_run(store, make_runs([{"x": 1}])[0])
+    (store.folder / "runs" / key / "row.parquet").write_bytes(b"PAR1damaged")
+    gather(store)
+    with pytest.raises(CorruptFileError, match=key):
+        read_runs(store)
 
 
 def test_a_damaged_row_is_named_and_not_left_out(store: Store) -> None:

@@ -127,7 +127,7 @@ def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = 
     session = new_attempt()  # before the plan: what fails from here on failed in a sweep beside this one
     plan = make_plan(runs, store, options)
     store.sweep_partial({run.key for run in runs})
-    kept = {key: message for key, message in failed_messages(store, plan).items() if not options.retry_failed}
+    kept = {} if options.retry_failed else failed_messages(store, plan)
     account = Account(len(runs), already=len(plan.finished), failed=kept)
     if not plan.todo:
         return account
