@@ -19,6 +19,7 @@ from stub_notebooks import write_notebook, write_sweep
 
 from fusionlab.errors import OutputError, SchedulerError
 from fusionlab.experiments import store as store_module
+from fusionlab.experiments.cluster import find_gpus, local_resources
 from fusionlab.experiments.dispatch import Account, Queue
 from fusionlab.experiments.remote_store import open_store
 from fusionlab.experiments.results import query, read_runs
@@ -212,6 +213,51 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("chosen", "expected"), [("6,7", {"6", "7"}), ("", {""}), (None, {"0", "1"})])
+def test_local_workers_take_their_gpus_from_the_users_list(
+    chosen: str | None, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shared machine the others belong to somebody else; an empty list hides them all."""
+    install_gpus(8, tmp_path / "bin", monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    write_notebook(tmp_path / "stub.ipynb", "import os, time; time.sleep(1); from fusionlab.experiments import record",
+                   "record(gpu=os.environ['CUDA_VISIBLE_DEVICES'])")  # fmt: skip
+    store = Store(tmp_path / "out")
+    account = do(write_sweep(tmp_path, grid={"x": list(range(6))}), store, workers=2)
+    assert account.ok == 6 and set(read_runs(store).to_frame()["gpu"]) == expected
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [
+    (None, ["0", "1"]), ("", []), ("-1", []), ("1", ["1"]), (" 1, 0", ["1", "0"]), ("1,5,0", ["1"]),
+    ("GPU-8932f937,MIG-1", ["GPU-8932f937", "MIG-1"]),
+])  # fmt: skip
+def test_the_gpus_are_those_that_cuda_would_see(
+    chosen: str | None, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA reads its list up to the first name that it does not know; a sweep for more GPUs than that is refused."""
+    install_gpus(2, tmp_path, monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert find_gpus() == expected
+    with pytest.raises(SchedulerError, match=f"GPU=1 and this machine has {len(expected)} for 3 workers"):
+        local_resources({"GPU": 1}, 3)
+    monkeypatch.setenv("PATH", "")
+    assert find_gpus() == [], "without a driver there is none, whatever the list says"
+
+
+def install_gpus(count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nvidia-smi that lists so many GPUs."""
+    folder.mkdir(exist_ok=True)
+    lines = "".join(f"echo 'GPU {number}: H100'\n" for number in range(count))
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{lines}")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 # -- two machines --------------------------------------------------------------------------------

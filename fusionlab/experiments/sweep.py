@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fusionlab.errors import FusionError
-from fusionlab.experiments.cluster import CONNECT_SECONDS, count_gpus, local_client, remote_client
+from fusionlab.experiments.cluster import CONNECT_SECONDS, find_gpus, local_client, remote_client
 from fusionlab.experiments.dispatch import NO_WORKER_SECONDS, Account, Dispatcher, describe_outcome
 from fusionlab.experiments.execution import FAILED, OK, new_attempt
 from fusionlab.experiments.manifest import make_manifest
@@ -178,8 +178,8 @@ def make_settings(store: Store, session: str, options: SweepOptions, *, code: st
     environment = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     if options.scheduler is None and "OMP_NUM_THREADS" not in os.environ:
         environment["OMP_NUM_THREADS"] = str(max(1, cores() // options.workers))
-    gpus = count_gpus() if options.scheduler is None else 0
-    return WorkerSettings(session, store.url, token, code, options.fresh, environment, plotly, kernel, gpus)
+    gpus = find_gpus() if options.scheduler is None else []
+    return WorkerSettings(session, store.url, token, code, options.fresh, environment, plotly, kernel, tuple(gpus))
 
 
 def cores() -> int:

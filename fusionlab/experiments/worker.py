@@ -63,7 +63,7 @@ class WorkerSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     plotly: str | None = None
     kernel: str = "python3"  # that most runs want
-    gpus: int = 0  # local workers take one each, by their number
+    gpus: tuple[str, ...] = ()  # local workers take one each, by their number
 
 
 class KernelPlugin(WorkerPlugin):
@@ -107,7 +107,7 @@ class KernelPlugin(WorkerPlugin):
         """A kernel that is not started yet, with its share of threads and its GPU."""
         environment = dict(self.settings.environment)
         if self.settings.gpus and self.label.isdecimal():
-            environment["CUDA_VISIBLE_DEVICES"] = str(int(self.label) % self.settings.gpus)
+            environment["CUDA_VISIBLE_DEVICES"] = self.settings.gpus[int(self.label) % len(self.settings.gpus)]
         return WarmKernel(name, environment=environment, log=self.scratch / "kernel.log")
 
     def teardown(self, worker: Any) -> None:
