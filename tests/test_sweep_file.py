@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,37 @@ def test_machinery_is_no_part_of_the_code_version() -> None:
     listed = {f"experiments/{name}.py" for name in run_key.EXPERIMENTS_IN_A_RUN} | set(run_key.NOT_IN_A_RUN)
     assert listed <= names, "a module that is listed is gone"
     assert code_version().startswith("0.1.0+")
+
+
+def test_data_that_decides_answers_is_part_of_the_code_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other items or another predictor give other answers; figures of the study do not."""
+    data = shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns("*.safetensors", "traces"))
+    files = resources.files
+    monkeypatch.setattr("importlib.resources.files", lambda name: data if name == "fusionlab_data" else files(name))
+    versions = [code_version()]
+    for name in ("study/about.json", "predictor.json", "tasks/trivia.jsonl", "tasks/reports.json"):
+        (data / name).write_bytes((data / name).read_bytes() + b" ")
+        versions.append(code_version())
+    assert versions[1] == versions[0] and len(set(versions)) == 4
+
+
+def test_task_files_are_told_by_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item that was mended under the old file name is another item; a bundled name stays the bundled task."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for place in ("mine/test.jsonl", "one.jsonl", "trivia"):
+        (tmp_path / place).write_text('{"question": "1 + 1", "answer": "2"}\n')
+    write_notebook(tmp_path / "stub.ipynb", "1", parameters="task = 'trivia'\nother_tasks = ['math']\nitems = 3")
+    asked: dict[str, dict[str, Any]] = {
+        "trivia": {},
+        "mine": {"task": ["mine"]},
+        "one": {"other_tasks": [["math", "one.jsonl"]]},
+    }
+    before = {name: plan(tmp_path, grid={**grid, "items": [1]})[0].key for name, grid in asked.items()}
+    for place in ("mine/test.jsonl", "one.jsonl", "trivia"):
+        (tmp_path / place).write_text('{"question": "1 + 1", "answer": "3"}\n')
+    after = {name: plan(tmp_path, grid={**grid, "items": [1]})[0].key for name, grid in asked.items()}
+    assert {name for name in asked if after[name] != before[name]} == {"mine", "one"}
 
 
 def test_models_are_told_by_their_content(tmp_path: Path) -> None:

@@ -27,7 +27,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fusionlab.errors import SweepError
 from fusionlab.experiments.notebook import Notebook, load_notebook
 from fusionlab.experiments.parameters import Value, check_name, check_values, complete_values
-from fusionlab.experiments.run_key import TEAM_PARAMETERS, Run, code_version, identity_of, key_of, model_revisions, team_of
+from fusionlab.experiments.run_key import (
+    TEAM_PARAMETERS,
+    Run,
+    code_version,
+    identity_of,
+    key_of,
+    model_revisions,
+    task_contents,
+    team_of,
+)
 from fusionlab.experiments.yaml_text import read_yaml_file
 
 MOST_RUNS = 100_000
@@ -139,7 +148,8 @@ def make_run(notebook: Notebook, given: Mapping[str, Value], *, code: str | None
              revisions: dict[str, str] | None = None, sweep: SweepFile | None = None, index: int = 0) -> Run:  # fmt: skip
     """One run of a notebook. given: checked values."""
     values = complete_values(notebook.parameters, given)
-    identity = identity_of(notebook, values, model_revisions(values, revisions), code or code_version())
+    identity = identity_of(notebook, values, model_revisions(values, revisions), code or code_version(),
+                           task_contents(values, revisions))  # fmt: skip
     names = TEAM_PARAMETERS if sweep is None or sweep.team is None else sweep.team
     return Run(
         key=key_of(identity), index=index, notebook=notebook.name, source=notebook.text, kernel=notebook.kernel,
