@@ -217,6 +217,19 @@ def test_every_sweep_in_the_repository_can_be_planned(path: Path) -> None:
     assert len(runs) > 3 and all(run.values["items"] == 40 for run in runs)
 
 
+@pytest.mark.parametrize("source", ["docs/sweeps.md", "fusionlab/experiments/sweep_file.py"])
+def test_the_documented_sweep_file_can_be_planned(source: str, tmp_path: Path) -> None:
+    """Whoever copies it begins with an error otherwise."""
+    shutil.copytree(ROOT / "notebooks" / "experiments", tmp_path / "experiments")
+    shutil.copytree(ROOT / "notebooks" / "sweeps", tmp_path / "sweeps")
+    text = (ROOT / source).read_text()
+    lines = text[text.index("notebook: ../experiments") :].splitlines()
+    example = [line.strip() for line in lines[: next(n for n, line in enumerate(lines) if line.strip() in ("", "```"))]]
+    (tmp_path / "sweeps" / "copied.yaml").write_text("\n".join(example))
+    runs = plan_sweep(tmp_path / "sweeps" / "copied.yaml")[1]
+    assert len(runs) == (3 * 2 * 2 + 1) * 3 and {run.resources["GPU"] for run in runs} == {1}
+
+
 def test_the_papers_ablations_are_among_the_sweeps() -> None:
     """Fixed weights 0.5, 1, 1.5; the scale of the constraint; examples in the prompt; which experts are loaded."""
     sweeps = ROOT / "notebooks" / "sweeps"

@@ -1,13 +1,13 @@
 """A sweep file: a notebook and which parameters to run it with.
 
     notebook: ../experiments/kl_sweep.ipynb     # relative to this file
-    include: common.yaml                        # or a list: their keys are the base of this file's
+    include: base.yaml                          # or a list: their keys are the base of this file's
     parameters: {items: 40}                     # for every run
     grid: {kl_scale: [0.5, 1, 2], budget: [null, 3]}      # every combination
-    zip: {shots: [0, 5], batch_size: [16, 4]}             # side by side, combined with the grid
-    runs: [{method: static, kl_scale: 0.5}]               # single points beside them
+    zip: {shots: [0, 5], traces: [8, 2]}                  # side by side, combined with the grid
+    runs: [{method: proxy-1}]                             # single points beside them
     repeat: {seed: [0, 1, 2]}                             # all of it once per value; `repeat: 3` is seed 0, 1, 2
-    team: [team_experts]                        # parameters that choose the models; default: see run_key.TEAM_PARAMETERS
+    team: []                                    # parameters that choose the models; default: see run_key.TEAM_PARAMETERS
     resources: {GPU: 1}                         # what a worker must offer
     cell_timeout_seconds: 3600
     code: study-1                               # what stands for the code in the key, in place of its hash
@@ -36,7 +36,7 @@ from fusionlab.experiments.run_key import (
     model_revisions,
     task_contents,
     team_of,
-)
+)  # fmt: skip
 from fusionlab.experiments.yaml_text import read_yaml_file
 
 MOST_RUNS = 100_000
