@@ -136,6 +136,7 @@ def resume_cell(path: Path, about: Mapping[str, Any], prompts: Mapping[str, str]
     except CorruptFileError as error:
         say(str(error).partition(";")[0] + "; this cell is done again")
         return []
+    stored = {"predictor": about.get("predictor")} | stored  # of which cells once said nothing
     changed = [key for key in about if stored.get(key) != about[key]]
     moved = next((row.item for row in rows if prompts.get(row.item, row.prompt) != row.prompt), None)
     if changed or moved is not None:

@@ -26,6 +26,7 @@ from fusionlab.errors import ModelError, NotEnoughMemoryError, TaskError, Unknow
 from fusionlab.likelihood import most_probable
 from fusionlab.methods import ALL_EXPERTS, MERGED_EXPERT, NO_EXPERT, OWN_EXPERT, Method, find_method
 from fusionlab.nf4 import sha256_of_tensors
+from fusionlab.predictor import load_predictor
 from fusionlab.tasks import Item, Task
 from fusionlab.tasks.task import WRITING
 
@@ -304,6 +305,7 @@ class Evaluator:
             "answering": task.spec.answering,
             "limits": {} if task.by_likelihood else {"stop": list(task.stop), "max_new_tokens": task.max_new_tokens},
             "task_source": self.sources.get(task.name, task.name),
+            **({"predictor": sha256_of_predictor()} if method.solver == "predicted" else {}),
         }
 
     def digest(self, member: str) -> str:
@@ -322,6 +324,11 @@ def sha256_of_member(team: Team, name: str) -> str:
                                   for part, tensor in (("down", down), ("up", up))})  # fmt: skip
     state = team.model_of(name).state_dict()
     return sha256_of_tensors({key.replace(".base.", "."): tensor for key, tensor in state.items()})
+
+
+def sha256_of_predictor() -> str:
+    """sha256 over the numbers of the predictor. Raises MissingFileError, CorruptFileError."""
+    return hashlib.sha256(json.dumps(load_predictor().to_dict()).encode()).hexdigest()
 
 
 def sha256_of_task(task: Task) -> str:

@@ -16,7 +16,7 @@ from fusionlab.experiments.store import Store
 def write_run(store: Store, run: Run, *, seconds: float = 1.0, fields: Mapping[str, Any] | None = None,
               items: Mapping[str, float] | None = None, outputs: Mapping[str, str] | None = None,
               traces: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None,
-              started: str = "2026-11-24T10:00:00.000+00:00") -> str:  # fmt: skip
+              started: str = "2026-11-24T10:00:00.000+00:00", replace: bool = False) -> str:  # fmt: skip
     """Put a run into a store. items: id -> score. error: what error.json holds; the run has failed then."""
     attempt = new_attempt()
     draft = store.draft(run.key, attempt)
@@ -33,7 +33,7 @@ def write_run(store: Store, run: Run, *, seconds: float = 1.0, fields: Mapping[s
         write_traces(draft, traces)
     if error is not None:
         (draft / "error.json").write_text(json.dumps(error))
-    store.commit(run.key, draft, attempt=attempt, failed=error is not None)
+    store.commit(run.key, draft, attempt=attempt, failed=error is not None, replace=replace)
     return run.key
 
 

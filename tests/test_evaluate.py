@@ -24,6 +24,7 @@ from fusionlab.cells import Cell, read_cell, read_rows, rescore_folder, write_ce
 from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, ModelError, TaskError, UnknownNameError
 from fusionlab.evaluate import Asking, Evaluator, plan_cells
 from fusionlab.methods import METHODS, choose_methods, find_method
+from fusionlab.predictor import load_predictor
 from fusionlab.tasks import Item, Task
 
 ROOT = Path(__file__).parents[1]
@@ -186,6 +187,24 @@ def test_rows_of_other_weights_or_task_data_are_never_mixed(tmp_path: Path) -> N
     _, answered = evaluate(tmp_path, team=make_team(seed=5), fresh=True)
     assert len(answered) == 14
     assert read_rows(tmp_path)["weights_sha256"].nunique() == 2  # large alone, and large + small + a
+
+
+def test_predicted_answers_of_another_predictor_are_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides the weights as the models do; what was stored before it was noted is kept, under the same weights."""
+    cells = [Cell("a", "predicted", experts=("a",)), Cell("a", "dynamic", experts=("a",))]
+    first, answered = evaluate(tmp_path, cells)
+    assert first["weights_sha256"].nunique() == 1 and evaluate(tmp_path, cells)[1] == [] and answered
+    shipped = load_predictor()
+    other = replace(shipped, centre=shipped.centre + 1)
+    monkeypatch.setattr("fusionlab.evaluate.load_predictor", lambda: other)
+    with pytest.raises(FusionError, match="other predictor; choose another --out"):
+        evaluate(tmp_path, cells[:1])
+    assert evaluate(tmp_path, cells[1:])[1] == []
+    path = cells[0].path(tmp_path)
+    rows, about = read_cell(path)
+    del about["predictor"]
+    write_cell(path, rows, about)
+    assert evaluate(tmp_path, cells)[1] == []
 
 
 def test_an_expert_that_a_cell_does_not_use_does_not_matter_to_it(tmp_path: Path) -> None:

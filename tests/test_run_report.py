@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import html
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from hypothesis import strategies as st
 from store_factory import fill, make_runs, write_run
 from trace_factory import HOSTILE, make_trace
 
-from fusionlab.errors import CorruptFileError, MissingFileError, SweepError, UnknownNameError
+from fusionlab.errors import CorruptFileError, MissingFileError, OutputError, SweepError, UnknownNameError
 from fusionlab.experiments import charts
 from fusionlab.experiments.charts import Point, pareto_front, round_ticks
+from fusionlab.experiments.remote_store import open_store
 from fusionlab.experiments.report import write_report
 from fusionlab.experiments.report_data import ReportOptions, gather_report, interval_of
-from fusionlab.experiments.results import combine, query, read_runs
+from fusionlab.experiments.results import combine, gather, query, read_runs
 from fusionlab.experiments.rows import build_row
 from fusionlab.experiments.store import Store
 from fusionlab.scores import bootstrap_mean
@@ -64,12 +67,70 @@ def test_gathered_rows_are_the_single_ones_and_follow_the_folders(store: Store) 
     second = read_runs(store).to_frame()
     assert second["x"].tolist() == list(range(60)) and second["later"].isna().sum() == 30
     assert second["key"].tolist()[:30] == first["key"].tolist()
-    store.forget(runs[5].key)
-    write_run(store, runs[5], fields={"score": 99.0})
+    write_run(store, runs[5], fields={"score": 99.0}, replace=True)
     assert read_runs(store).to_frame()["score"].tolist()[5] == 99.0
     (store.folder / "runs.parquet").write_bytes(b"damaged")
     pd.testing.assert_frame_equal(read_runs(store).to_frame(), read_runs(store).to_frame())
     assert len(read_runs(store).to_frame()) == 60
+
+
+def test_a_run_that_is_replaced_is_there_whole_at_every_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeat that cannot be put in its place leaves the old one; one cut off while it tidies, the new one."""
+    run = make_runs([{"x": 1}])[0]
+    write_run(store, run, fields={"score": 1.0})
+    rename = os.rename
+
+    def full(source: Path, target: Path) -> None:
+        if Path(source).name.endswith(".lost"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", full)
+        with pytest.raises(OutputError, match="No space left"):
+            store.commit(run.key, store.draft(run.key, "lost"), attempt="lost", failed=False, replace=True)
+    assert read_runs(store).to_frame()["score"].tolist() == [1.0]
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_run(store, run, fields={"score": 2.0}, replace=True)
+    assert read_runs(store).to_frame()["score"].tolist() == [2.0]
+    store.sweep_partial({run.key})
+    assert not store.names("partial")
+
+
+def test_a_run_behind_a_url_is_replaced_too(tmp_path: Path) -> None:
+    """There nothing can be renamed; what the old run had and the new one lacks is gone."""
+    store = open_store(f"memory://{tmp_path.name}/replaced")
+    run = make_runs([{"x": 1}])[0]
+    write_run(store, run, fields={"score": 1.0}, items={"i": 1.0})
+    assert read_runs(store).to_frame()["score"].tolist() == [1.0]
+    write_run(store, run, fields={"score": 2.0}, replace=True)
+    assert read_runs(store).to_frame()["score"].tolist() == [2.0] and not store.exists(f"runs/{run.key}/items.parquet")
+
+
+def test_a_failure_that_is_retried_while_it_is_read_is_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is listed, then its run succeeds on a worker and the folder is gone: no reason to end a sweep."""
+    good, retried = make_runs([{"x": 1}, {"x": 2}])
+    write_run(store, good, fields={"score": 1.0})
+    write_run(store, retried, error={"kind": "E", "message": "m"})
+    listed = store.failed()
+    write_run(store, retried, fields={"score": 2.0})
+    monkeypatch.setattr(store, "failed", lambda: listed)
+    assert set(read_runs(store).to_frame()["status"]) == {"ok"}
+
+
+def test_gathering_on_the_way_never_ends_a_sweep(store: Store) -> None:
+    """It only fills a cache; whoever reads the table is told what is damaged."""
+    key = write_run(store, make_runs([{"x": 1}])[0])
+    (store.folder / "runs" / key / "row.parquet").write_bytes(b"PAR1damaged")
+    gather(store)
+    with pytest.raises(CorruptFileError, match=key):
+        read_runs(store)
 
 
 def test_a_damaged_row_is_named_and_not_left_out(store: Store) -> None:

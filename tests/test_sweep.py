@@ -14,11 +14,12 @@ from typing import Any
 
 import psutil
 import pytest
-from process_trees import start_fusionlab, tree_of
+from process_trees import kill_tree, start_fusionlab, tree_of
 from stub_notebooks import write_notebook, write_sweep
 
 from fusionlab.errors import OutputError, SchedulerError
 from fusionlab.experiments import store as store_module
+from fusionlab.experiments.cluster import find_gpus, local_resources
 from fusionlab.experiments.dispatch import Account, Queue
 from fusionlab.experiments.remote_store import open_store
 from fusionlab.experiments.results import query, read_runs
@@ -145,6 +146,45 @@ def test_two_sweeps_in_one_folder_share_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_sweep_takes_over_the_run_of_one_that_was_killed(tmp_path: Path) -> None:
+    """Its worker was told before that somebody is at the run, and must look again."""
+    log = tmp_path / "log"
+    first = "import os, time\nbegun = os.path.exists(log)\nopen(log, 'a').write('x')\ntime.sleep(0 if begun else 120)"
+    write_notebook(tmp_path / "stub.ipynb", first, "from fusionlab.experiments import record; record(score=x)")
+    file = write_sweep(tmp_path, grid={"x": [3]}, parameters={"log": str(log)})
+    command = ("sweep", str(file), "--out", "out", "--workers", "1", "--no-report")
+    killed = start_fusionlab(*command, cwd=tmp_path)
+    wait_until(log.exists)
+    other = start_fusionlab(*command, cwd=tmp_path)
+    try:
+        store = Store(tmp_path / "out")
+        wait_until(lambda: len(store.manifests()) == 2)
+        time.sleep(8)  # its worker starts, asks, and waits for the claim
+        kill_tree(killed)
+        output, _ = other.communicate(timeout=30)
+    finally:
+        for process in (killed, other):
+            if process.poll() is None:
+                kill_tree(process)
+    assert other.returncode == 0 and "1 done" in output and log.read_text() == "xx", output
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_in_another_sweep_is_not_done_again(tmp_path: Path) -> None:
+    """It stays failed until --retry-failed, whether the other was at it or done; so does a retry that failed."""
+    log = tmp_path / "log"
+    file = write_sweep(tmp_path, runs=[{"x": x, "fail": True} for x in (0, 1, 2)],
+                       parameters={"log": str(log), "sleep": 1.5})  # fmt: skip
+    command = ("sweep", str(file), "--out", "out", "--workers", "1", "--no-report")
+    for more, executions in (((), 3), (("--retry-failed",), 6)):
+        both = [start_fusionlab(*command, *more, cwd=tmp_path) for _ in range(2)]
+        outputs = [process.communicate(timeout=120)[0] for process in both]
+        assert [process.returncode for process in both] == [1, 1], outputs
+        assert all("3 failed; results" in output and output.count("AssertionError") >= 3 for output in outputs), outputs
+        assert len(log_lines(log)) == executions, outputs
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """No process is left and no run is marked as failed: first by the SIGTERM of a batch system, then by Ctrl-C."""
     file = write_sweep(tmp_path, grid={"x": list(range(8))}, parameters={"sleep": 0.7, "log": str(tmp_path / "log")})
@@ -173,6 +213,51 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("chosen", "expected"), [("6,7", {"6", "7"}), ("", {""}), (None, {"0", "1"})])
+def test_local_workers_take_their_gpus_from_the_users_list(
+    chosen: str | None, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shared machine the others belong to somebody else; an empty list hides them all."""
+    install_gpus(8, tmp_path / "bin", monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    write_notebook(tmp_path / "stub.ipynb", "import os, time; time.sleep(1); from fusionlab.experiments import record",
+                   "record(gpu=os.environ['CUDA_VISIBLE_DEVICES'])")  # fmt: skip
+    store = Store(tmp_path / "out")
+    account = do(write_sweep(tmp_path, grid={"x": list(range(6))}), store, workers=2)
+    assert account.ok == 6 and set(read_runs(store).to_frame()["gpu"]) == expected
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [
+    (None, ["0", "1"]), ("", []), ("-1", []), ("1", ["1"]), (" 1, 0", ["1", "0"]), ("1,5,0", ["1"]),
+    ("GPU-8932f937,MIG-1", ["GPU-8932f937", "MIG-1"]),
+])  # fmt: skip
+def test_the_gpus_are_those_that_cuda_would_see(
+    chosen: str | None, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA reads its list up to the first name that it does not know; a sweep for more GPUs than that is refused."""
+    install_gpus(2, tmp_path, monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert find_gpus() == expected
+    with pytest.raises(SchedulerError, match=f"GPU=1 and this machine has {len(expected)} for 3 workers"):
+        local_resources({"GPU": 1}, 3)
+    monkeypatch.setenv("PATH", "")
+    assert find_gpus() == [], "without a driver there is none, whatever the list says"
+
+
+def install_gpus(count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nvidia-smi that lists so many GPUs."""
+    folder.mkdir(exist_ok=True)
+    lines = "".join(f"echo 'GPU {number}: H100'\n" for number in range(count))
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{lines}")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 # -- two machines --------------------------------------------------------------------------------

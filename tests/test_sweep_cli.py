@@ -97,6 +97,24 @@ def test_run_keeps_the_notebook_and_does_nothing_twice(
     assert len([path for path in tmp_path.rglob("*") if "braced" in path.name]) == 0
 
 
+@pytest.mark.slow
+def test_a_repeat_that_fails_is_said_and_leaves_what_had_finished(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The old figures are no answer to --again, and no reason to lose them either."""
+    body = "from pathlib import Path\nassert not Path(log).exists(), 'not now'"
+    write_notebook(tmp_path / "stub.ipynb", body, "from fusionlab.experiments import record; record(score=x)")
+    arguments = ["run", "stub.ipynb", "-p", "x", "2", "-p", "log", str(tmp_path / "marker")]
+    assert run(*arguments) == 0 and "score = 2" in capsys.readouterr().out
+    (tmp_path / "marker").touch()
+    assert run(*arguments, "--again") == 1
+    shown = capsys.readouterr()
+    assert shown.out == "" and "failed: AssertionError: not now; files: runs/stub/failed/" in shown.err
+    named = tmp_path / shown.err.partition("files: ")[2].strip()
+    assert json.loads((named / "error.json").read_text())["message"] == "not now"
+    assert run(*arguments) == 0 and "score = 2" in capsys.readouterr().out
+
+
 def test_results_report_and_compare_answer_from_a_store(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

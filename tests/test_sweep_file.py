@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,37 @@ def test_machinery_is_no_part_of_the_code_version() -> None:
     assert code_version().startswith("0.1.0+")
 
 
+def test_data_that_decides_answers_is_part_of_the_code_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other items or another predictor give other answers; figures of the study do not."""
+    data = shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns("*.safetensors", "traces"))
+    files = resources.files
+    monkeypatch.setattr("importlib.resources.files", lambda name: data if name == "fusionlab_data" else files(name))
+    versions = [code_version()]
+    for name in ("study/about.json", "predictor.json", "tasks/trivia.jsonl", "tasks/reports.json"):
+        (data / name).write_bytes((data / name).read_bytes() + b" ")
+        versions.append(code_version())
+    assert versions[1] == versions[0] and len(set(versions)) == 4
+
+
+def test_task_files_are_told_by_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item that was mended under the old file name is another item; a bundled name stays the bundled task."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for place in ("mine/test.jsonl", "one.jsonl", "trivia"):
+        (tmp_path / place).write_text('{"question": "1 + 1", "answer": "2"}\n')
+    write_notebook(tmp_path / "stub.ipynb", "1", parameters="task = 'trivia'\nother_tasks = ['math']\nitems = 3")
+    asked: dict[str, dict[str, Any]] = {
+        "trivia": {},
+        "mine": {"task": ["mine"]},
+        "one": {"other_tasks": [["math", "one.jsonl"]]},
+    }
+    before = {name: plan(tmp_path, grid={**grid, "items": [1]})[0].key for name, grid in asked.items()}
+    for place in ("mine/test.jsonl", "one.jsonl", "trivia"):
+        (tmp_path / place).write_text('{"question": "1 + 1", "answer": "3"}\n')
+    after = {name: plan(tmp_path, grid={**grid, "items": [1]})[0].key for name, grid in asked.items()}
+    assert {name for name in asked if after[name] != before[name]} == {"mine", "one"}
+
+
 def test_models_are_told_by_their_content(tmp_path: Path) -> None:
     """A folder that was trained again under its old name gives other answers."""
     model = tmp_path / "model"
@@ -182,6 +215,19 @@ def test_every_sweep_in_the_repository_can_be_planned(path: Path) -> None:
     """A parameter that was renamed in a notebook must be renamed here."""
     runs = plan_sweep(path)[1]
     assert len(runs) > 3 and all(run.values["items"] == 40 for run in runs)
+
+
+@pytest.mark.parametrize("source", ["docs/sweeps.md", "fusionlab/experiments/sweep_file.py"])
+def test_the_documented_sweep_file_can_be_planned(source: str, tmp_path: Path) -> None:
+    """Whoever copies it begins with an error otherwise."""
+    shutil.copytree(ROOT / "notebooks" / "experiments", tmp_path / "experiments")
+    shutil.copytree(ROOT / "notebooks" / "sweeps", tmp_path / "sweeps")
+    text = (ROOT / source).read_text()
+    lines = text[text.index("notebook: ../experiments") :].splitlines()
+    example = [line.strip() for line in lines[: next(n for n, line in enumerate(lines) if line.strip() in ("", "```"))]]
+    (tmp_path / "sweeps" / "copied.yaml").write_text("\n".join(example))
+    runs = plan_sweep(tmp_path / "sweeps" / "copied.yaml")[1]
+    assert len(runs) == (3 * 2 * 2 + 1) * 3 and {run.resources["GPU"] for run in runs} == {1}
 
 
 def test_the_papers_ablations_are_among_the_sweeps() -> None:

@@ -227,7 +227,7 @@ def test_only_as_many_teams_are_kept_as_fit(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("fusionlab.team.Team.from_pretrained", load)
     monkeypatch.setattr(teams, "counter", teams.Counter())
-    teams.forget_teams()
+    monkeypatch.setattr(teams, "_kept", {})
     first = teams.warm_team("a")
     assert teams.warm_team("a", say=print) is first, "who watches does not make another team"
     assert teams.warm_team("b") is not first and teams.warm_team("a") is not first
@@ -235,7 +235,6 @@ def test_only_as_many_teams_are_kept_as_fit(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(teams.COUNT_VARIABLE, "2")
     kept = teams.warm_team("b")
     assert teams.warm_team("a") and teams.warm_team("b") is kept and teams.counter.loads == 4
-    teams.forget_teams()
 
 
 # -- what a notebook calls -----------------------------------------------------------------------

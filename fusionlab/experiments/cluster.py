@@ -6,6 +6,8 @@ A worker does one run at a time, in a kernel process of its own. Workers of a cl
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import signal
 import subprocess
 import threading
@@ -96,16 +98,22 @@ def local_resources(resources: Mapping[str, float], workers: int) -> dict[str, f
     if unknown:
         raise SchedulerError(f"the runs ask for {unknown[0]}={resources[unknown[0]]:g}, which local workers do not offer",
                              remedy="start workers with --resources and pass --scheduler")  # fmt: skip
-    if resources and count_gpus() < workers:
-        raise SchedulerError(f"the runs ask for GPU=1 and this machine has {count_gpus()} for {workers} workers",
-                             remedy="lower --workers, or pass --scheduler of a cluster")  # fmt: skip
+    if resources and len(find_gpus()) < workers:
+        raise SchedulerError(f"the runs ask for GPU=1 and this machine has {len(find_gpus())} for {workers} workers",
+                             remedy="lower --workers, look at CUDA_VISIBLE_DEVICES, or pass --scheduler of a "
+                             "cluster")  # fmt: skip
     return dict(resources)
 
 
-def count_gpus() -> int:
-    """NVIDIA GPUs of this machine."""
+def find_gpus() -> list[str]:
+    """NVIDIA GPUs of this machine that this process may use, by number or as CUDA_VISIBLE_DEVICES names them."""
     try:
         done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return len(done.stdout.strip().splitlines()) if done.returncode == 0 else 0
+        return []
+    there = [str(number) for number in range(len(done.stdout.strip().splitlines()))] if done.returncode == 0 else []
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None or not there:
+        return there
+    names = (name.strip() for name in chosen.split(","))  # CUDA reads up to the first that it does not know
+    return list(itertools.takewhile(lambda name: name in there or name.startswith(("GPU-", "MIG-")), names))

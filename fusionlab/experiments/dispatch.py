@@ -238,10 +238,10 @@ class Dispatcher:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
         new = self.store.commit(run.key, draft, attempt=outcome.attempt, failed=outcome.status == FAILED)
-        return Outcome(run.key, outcome.status if new else ALREADY, outcome.worker, outcome.seconds, outcome.message)
+        return Outcome(run.key, outcome.status if new else ALREADY, outcome.worker, outcome.message)
 
     def look_at_claimed(self, waiting: Queue) -> None:
-        """Runs that another sweep is doing: done by now, or left behind, or still at it."""
+        """Runs that another sweep is doing: done by now, or still at it, or left to a worker (which sees what failed)."""
         finished = self.store.finished()
         still = []
         for run in self.claimed:

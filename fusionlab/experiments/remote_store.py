@@ -96,10 +96,17 @@ class RemoteStore(Store):
         """A local folder in which a run is made."""
         return Path(tempfile.mkdtemp(prefix=f"fusionlab-{key}-"))
 
-    def commit(self, key: str, draft: Path, *, attempt: str, failed: bool) -> bool:
-        """Upload a run made in `draft`, its row last; False where it had been finished before. Raises OutputError."""
+    def commit(self, key: str, draft: Path, *, attempt: str, failed: bool, replace: bool = False) -> bool:
+        """Upload a run made in `draft`, its row last; False where it had been finished before. Raises OutputError.
+
+        replace: the finished one is removed just before, so a network that fails in between leaves none of them.
+        """
         place = f"failed/{key}.{attempt}" if failed else f"runs/{key}"
-        if not failed and self.exists(f"{place}/{ROW}"):
+        if replace and not failed:
+            with self.explaining(), contextlib.suppress(FileNotFoundError):
+                self.system.rm(self.path(place), recursive=True)
+            self.remove("runs.parquet")  # gathered rows are known by their key
+        elif not failed and self.exists(f"{place}/{ROW}"):
             shutil.rmtree(draft, ignore_errors=True)
             return False
         files = sorted((path for path in draft.rglob("*") if path.is_file()), key=lambda path: path.name == ROW)
@@ -111,12 +118,6 @@ class RemoteStore(Store):
                     self.system.rm(self.path(f"failed/{name}"), recursive=True)
         shutil.rmtree(draft, ignore_errors=True)
         return True
-
-    def forget(self, key: str) -> None:
-        """Remove a finished run, to do it again."""
-        with contextlib.suppress(FileNotFoundError):
-            self.system.rm(self.path(f"runs/{key}"), recursive=True)
-        self.remove("runs.parquet")
 
     def sweep_partial(self, keys: set[str]) -> None:
         """Drafts are local and belong to whoever made them."""

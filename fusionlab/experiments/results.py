@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.errors import CorruptFileError, MissingFileError, MissingPackageError, OutputError, SweepError
+from fusionlab.errors import CorruptFileError, FusionError, MissingFileError, MissingPackageError, OutputError, SweepError
 from fusionlab.experiments.rows import BASE, META
 from fusionlab.experiments.store import ROW, Store
 
@@ -59,7 +59,8 @@ def read_runs(store: Store, keys: Iterable[str] | None = None) -> RunTable:
         gathered, new = combine([*([gathered] if gathered is not None else []), *new]), []
         with suppress(OutputError):  # a folder that may only be read is no reason not to read it
             write_gathered(store, gathered)
-    failures = read_rows(store, [f"failed/{name}" for _, name in sorted(store.failed().items())])
+    places = [f"failed/{name}" for _, name in sorted(store.failed().items())]
+    failures = read_rows(store, places, gone=True)  # a failure is removed once its run succeeds, on a worker too
     parts = [*([gathered] if gathered is not None else []), *new, *failures]
     if not parts:
         raise MissingFileError(f"{store} holds no run", remedy="name the --out folder of a sweep")
@@ -79,10 +80,22 @@ def _strings(values: Iterable[str]) -> Any:
     return pa.array(sorted(values), pa.string())
 
 
-def read_rows(store: Store, places: Sequence[str]) -> list[pa.Table]:
-    """The rows of some runs, by their folders' names in the store. Raises CorruptFileError."""
+def read_rows(store: Store, places: Sequence[str], *, gone: bool = False) -> list[pa.Table]:
+    """The rows of some runs, by their folders' names in the store. gone: leave out those that are no longer there.
+
+    Raises CorruptFileError.
+    """
+
+    def read(place: str) -> pa.Table | None:
+        try:
+            return read_row(store, place)
+        except CorruptFileError as error:
+            if gone and isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda place: read_row(store, place), places))
+        return [row for row in pool.map(read, places) if row is not None]
 
 
 def read_row(store: Store, place: str) -> pa.Table:
@@ -124,8 +137,8 @@ def write_gathered(store: Store, table: pa.Table) -> None:
 
 
 def gather(store: Store) -> None:
-    """Gather what is new now, e.g. every hundred runs, so that no later reader has to."""
-    with suppress(MissingFileError):
+    """Gather what is new now, e.g. every hundred runs, so that no later reader has to; what is amiss waits for a reader."""
+    with suppress(FusionError):
         read_runs(store)
 
 

@@ -1,6 +1,6 @@
-"""What a run is and what it is known by: the hash of notebook, parameters, model revisions and code.
+"""What a run is and what it is known by: the hash of notebook, parameters, model revisions, code and tasks.
 
-Equal keys mean equal work, so a finished run is never repeated and a change of any of the four is. Versions of other
+Equal keys mean equal work, so a finished run is never repeated and a change of any of them is. Versions of other
 packages are in the manifest only: an upgrade of a plotting package should not void a week's results.
 """
 
@@ -62,9 +62,11 @@ def key_of(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(identity).encode()).hexdigest()[:KEY_CHARS]
 
 
-def identity_of(notebook: Notebook, values: Mapping[str, Value], models: Mapping[str, str], code: str) -> dict[str, Any]:
-    """The four things that a key is made of. models: name -> revision."""
-    return {"notebook": notebook.sha256, "parameters": dict(values), "models": dict(models), "code": code}
+def identity_of(notebook: Notebook, values: Mapping[str, Value], models: Mapping[str, str], code: str,
+                tasks: Mapping[str, str] | None = None) -> dict[str, Any]:  # fmt: skip
+    """The things that a key is made of. models: name -> revision. tasks: path -> content of the user's own."""
+    known = {"notebook": notebook.sha256, "parameters": dict(values), "models": dict(models), "code": code}
+    return known | ({"tasks": dict(tasks)} if tasks else {})
 
 
 def team_of(values: Mapping[str, Value], names: Iterable[str] = TEAM_PARAMETERS) -> str:
@@ -76,7 +78,10 @@ def team_of(values: Mapping[str, Value], names: Iterable[str] = TEAM_PARAMETERS)
 
 
 def code_version() -> str:
-    """Version and a hash of the sources of fusionlab that take part in a run, e.g. "0.1.0+1f3c9a7e2b4d"."""
+    """Version and a hash of what of fusionlab takes part in a run: its sources, the bundled tasks and the predictor.
+
+    E.g. "0.1.0+1f3c9a7e2b4d". Weights that ship are told by `embedded_revision`.
+    """
     import fusionlab
 
     digest = hashlib.sha256()
@@ -86,6 +91,10 @@ def code_version() -> str:
             name = path.relative_to(root).as_posix()
             if package != "fusionlab" or takes_part(name):
                 digest.update(f"{package}/{name}\0".encode() + path.read_bytes() + b"\0")
+    data = Path(str(resources.files("fusionlab_data")))
+    for path in [data / "predictor.json", *sorted((data / "tasks").iterdir())]:
+        if path.is_file():
+            digest.update(f"fusionlab_data/{path.name}\0".encode() + path.read_bytes() + b"\0")
     return f"{fusionlab.__version__}+{digest.hexdigest()[:12]}"
 
 
@@ -95,6 +104,44 @@ def takes_part(name: str) -> bool:
     if folder == "experiments":
         return module.removesuffix(".py") in EXPERIMENTS_IN_A_RUN
     return name not in NOT_IN_A_RUN
+
+
+# -- tasks of the user's -------------------------------------------------------------------------
+
+
+def task_contents(values: Mapping[str, Value], cache: dict[str, str] | None = None) -> dict[str, str]:
+    """Path -> hash of the content of every task file or folder that a run's parameters name.
+
+    Looked at are text and lists of text under names that end in `task` or `tasks`. cache: as in `model_revisions`.
+    """
+    from fusionlab.tasks.benchmarks import BENCHMARKS
+    from fusionlab.tasks.bundled import TASKS
+
+    known: dict[str, str] = {} if cache is None else cache
+    found: dict[str, str] = {}
+    for name, value in sorted(values.items()):
+        for text in (value if isinstance(value, list) else [value]) if name.endswith(("task", "tasks")) else []:
+            if isinstance(text, str) and text and text not in TASKS and text not in BENCHMARKS:
+                key = f"task {text}"
+                known[key] = known[key] if key in known else hash_content(Path(text))
+                found |= {text: known[key]} if known[key] else {}
+    return found
+
+
+def hash_content(place: Path) -> str:
+    """A hash over a file, or over the names and contents of a folder's files; "" where there is nothing."""
+    digest = hashlib.sha256()
+    try:
+        if not place.exists():
+            return ""
+        for path in [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(place).as_posix()}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+    except (OSError, ValueError):  # no path, or one that may not be read, which the run will say
+        return ""
+    return digest.hexdigest()[:12]
 
 
 # -- models --------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusionlab.errors import SweepError
-from fusionlab.experiments.execution import execute_run, new_attempt
+from fusionlab.experiments.execution import FAILED, execute_run, new_attempt
 from fusionlab.experiments.kernel import WarmKernel
 from fusionlab.experiments.manifest import make_manifest
 from fusionlab.experiments.notebook import Notebook
-from fusionlab.experiments.results import read_runs
+from fusionlab.experiments.results import about_of, read_row
 from fusionlab.experiments.run_key import Run
 from fusionlab.experiments.store import Store
 from fusionlab.experiments.sweep_file import make_run
@@ -38,7 +38,7 @@ def run_single(notebook: Notebook, given: Mapping[str, Any], store: Store, *, ag
     store.create()
     run = make_run(notebook, given)
     if run.key in store.finished() and not again:
-        return describe_single(store, run, repeated=True)
+        return describe_single(store, run, f"runs/{run.key}", repeated=True)
     claim = store.claim(run.key)
     if claim is None:
         raise SweepError(f"another process is doing this run in {store}", remedy="wait for it, or choose another --out")
@@ -53,22 +53,17 @@ def run_single(notebook: Notebook, given: Mapping[str, Any], store: Store, *, ag
         with claim, store.explaining():
             failure = execute_run(run, draft, kernel, progress=progress,
                                   facts={"attempt": attempt, "session": session, "tries": 1})  # fmt: skip
-            if failure is None:
-                store.forget(run.key)  # with --again
-            store.commit(run.key, draft, attempt=attempt, failed=failure is not None)
+            store.commit(run.key, draft, attempt=attempt, failed=failure is not None, replace=again)
     finally:
         kernel.close()
         if draft.exists():
             store.discard(draft)
-    return describe_single(store, run)
+    return describe_single(store, run, f"runs/{run.key}" if failure is None else f"failed/{run.key}.{attempt}")
 
 
-def describe_single(store: Store, run: Run, *, repeated: bool = False) -> SingleRun:
-    """Where a run's files are and what it recorded."""
-    failures = store.failed()
-    failed = run.key in failures
-    folder = f"failed/{failures[run.key]}" if failed else f"runs/{run.key}"
-    table = read_runs(store, [run.key])
-    row = table.rows.to_pylist()[0]
-    fields = {name: row[column] for column, name in table.fields.items() if row[column] is not None}
-    return SingleRun(run, failed, folder, row["error"], fields, repeated)
+def describe_single(store: Store, run: Run, folder: str, *, repeated: bool = False) -> SingleRun:
+    """What a run recorded, by its folder in the store. Raises CorruptFileError."""
+    table = read_row(store, folder)
+    row = table.to_pylist()[0]
+    fields = {name: row[column] for column, name in about_of(table)["fields"].items() if row[column] is not None}
+    return SingleRun(run, row["status"] == FAILED, folder, row["error"], fields, repeated)

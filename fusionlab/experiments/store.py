@@ -105,28 +105,47 @@ class Store:
             path.mkdir(parents=True)
             return path
 
-    def commit(self, key: str, draft: Path, *, attempt: str, failed: bool) -> bool:
-        """Put a run that was made in `draft` in its place; False where another finished it first. Raises OutputError."""
+    def commit(self, key: str, draft: Path, *, attempt: str, failed: bool, replace: bool = False) -> bool:
+        """Put a run that was made in `draft` in its place; False where another finished it first. Raises OutputError.
+
+        replace: one that succeeded takes the place of the one that had finished before.
+        """
         with self.explaining():
             flush_folder(draft)
             target = self.folder / ("failed" if failed else "runs") / (f"{key}.{attempt}" if failed else key)
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.rename(draft, target)
-            except OSError:
-                if not target.is_dir():
-                    raise
-                shutil.rmtree(draft, ignore_errors=True)
+            if replace and target.is_dir():
+                self._exchange(draft, target)
+            elif not self._place(draft, target):
                 return False
         for name in self.names("failed"):  # older failures of this run
             if name.partition(".")[0] == key and not (failed and name == target.name):
                 shutil.rmtree(self.folder / "failed" / name, ignore_errors=True)
         return True
 
-    def forget(self, key: str) -> None:
-        """Remove a finished run, to do it again."""
-        shutil.rmtree(self.folder / "runs" / key, ignore_errors=True)
-        self.remove("runs.parquet")  # gathered rows are known by their key
+    def _place(self, draft: Path, target: Path) -> bool:
+        """Put a draft in its place; False, and no draft, where another was first."""
+        try:
+            os.rename(draft, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+            shutil.rmtree(draft, ignore_errors=True)
+            return False
+        return True
+
+    def _exchange(self, draft: Path, target: Path) -> None:
+        """Put a draft in the place of a finished run; the old one stands aside until the new one is there."""
+        aside = draft.with_name(f"{draft.name}.old")
+        os.rename(target, aside)
+        try:
+            self.remove("runs.parquet")  # gathered rows are known by their key
+            os.rename(draft, target)
+        except BaseException:
+            if not target.exists():
+                os.rename(aside, target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
 
     def discard(self, draft: Path) -> None:
         """Remove what will not be kept."""

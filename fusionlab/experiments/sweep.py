@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fusionlab.errors import FusionError
-from fusionlab.experiments.cluster import CONNECT_SECONDS, count_gpus, local_client, remote_client
+from fusionlab.experiments.cluster import CONNECT_SECONDS, find_gpus, local_client, remote_client
 from fusionlab.experiments.dispatch import NO_WORKER_SECONDS, Account, Dispatcher, describe_outcome
 from fusionlab.experiments.execution import FAILED, OK, new_attempt
 from fusionlab.experiments.manifest import make_manifest
@@ -124,13 +124,13 @@ def run_sweep(runs: Sequence[Run], store: Store, options: SweepOptions | None = 
     """
     options = options or SweepOptions()
     store.create()
+    session = new_attempt()  # before the plan: what fails from here on failed in a sweep beside this one
     plan = make_plan(runs, store, options)
     store.sweep_partial({run.key for run in runs})
-    kept = {key: message for key, message in failed_messages(store, plan).items() if not options.retry_failed}
+    kept = {} if options.retry_failed else failed_messages(store, plan)
     account = Account(len(runs), already=len(plan.finished), failed=kept)
     if not plan.todo:
         return account
-    session = new_attempt()
     code = str(plan.todo[0].identity.get("code", ""))
     models = {name: revision for run in plan.todo for name, revision in run.identity.get("models", {}).items()}
     store.write_manifest(session, make_manifest(
@@ -178,8 +178,8 @@ def make_settings(store: Store, session: str, options: SweepOptions, *, code: st
     environment = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     if options.scheduler is None and "OMP_NUM_THREADS" not in os.environ:
         environment["OMP_NUM_THREADS"] = str(max(1, cores() // options.workers))
-    gpus = count_gpus() if options.scheduler is None else 0
-    return WorkerSettings(session, store.url, token, code, options.fresh, environment, plotly, kernel, gpus)
+    gpus = find_gpus() if options.scheduler is None else []
+    return WorkerSettings(session, store.url, token, code, options.fresh, environment, plotly, kernel, tuple(gpus))
 
 
 def cores() -> int:

@@ -1,13 +1,13 @@
 """A sweep file: a notebook and which parameters to run it with.
 
     notebook: ../experiments/kl_sweep.ipynb     # relative to this file
-    include: common.yaml                        # or a list: their keys are the base of this file's
+    include: base.yaml                          # or a list: their keys are the base of this file's
     parameters: {items: 40}                     # for every run
     grid: {kl_scale: [0.5, 1, 2], budget: [null, 3]}      # every combination
-    zip: {shots: [0, 5], batch_size: [16, 4]}             # side by side, combined with the grid
-    runs: [{method: static, kl_scale: 0.5}]               # single points beside them
+    zip: {shots: [0, 5], traces: [8, 2]}                  # side by side, combined with the grid
+    runs: [{method: proxy-1}]                             # single points beside them
     repeat: {seed: [0, 1, 2]}                             # all of it once per value; `repeat: 3` is seed 0, 1, 2
-    team: [team_experts]                        # parameters that choose the models; default: see run_key.TEAM_PARAMETERS
+    team: []                                    # parameters that choose the models; default: see run_key.TEAM_PARAMETERS
     resources: {GPU: 1}                         # what a worker must offer
     cell_timeout_seconds: 3600
     code: study-1                               # what stands for the code in the key, in place of its hash
@@ -27,7 +27,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fusionlab.errors import SweepError
 from fusionlab.experiments.notebook import Notebook, load_notebook
 from fusionlab.experiments.parameters import Value, check_name, check_values, complete_values
-from fusionlab.experiments.run_key import TEAM_PARAMETERS, Run, code_version, identity_of, key_of, model_revisions, team_of
+from fusionlab.experiments.run_key import (
+    TEAM_PARAMETERS,
+    Run,
+    code_version,
+    identity_of,
+    key_of,
+    model_revisions,
+    task_contents,
+    team_of,
+)  # fmt: skip
 from fusionlab.experiments.yaml_text import read_yaml_file
 
 MOST_RUNS = 100_000
@@ -139,7 +148,8 @@ def make_run(notebook: Notebook, given: Mapping[str, Value], *, code: str | None
              revisions: dict[str, str] | None = None, sweep: SweepFile | None = None, index: int = 0) -> Run:  # fmt: skip
     """One run of a notebook. given: checked values."""
     values = complete_values(notebook.parameters, given)
-    identity = identity_of(notebook, values, model_revisions(values, revisions), code or code_version())
+    identity = identity_of(notebook, values, model_revisions(values, revisions), code or code_version(),
+                           task_contents(values, revisions))  # fmt: skip
     names = TEAM_PARAMETERS if sweep is None or sweep.team is None else sweep.team
     return Run(
         key=key_of(identity), index=index, notebook=notebook.name, source=notebook.text, kernel=notebook.kernel,

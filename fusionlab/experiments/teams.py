@@ -61,8 +61,3 @@ def warm_team(name: str | None = None, **options: Any) -> Team:
     counter.seconds += time.perf_counter() - started
     _kept[wanted] = team
     return team
-
-
-def forget_teams() -> None:
-    """Drop every team that is kept."""
-    _kept.clear()

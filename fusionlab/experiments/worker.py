@@ -7,6 +7,7 @@ becomes of the client. Where it does not, the run's files travel back as the tas
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import signal
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 from distributed import WorkerPlugin, get_worker
 
 from fusionlab.errors import FusionError, OutputError
-from fusionlab.experiments.execution import FAILED, OK, Failure, execute_run, new_attempt
+from fusionlab.experiments.execution import ERROR, FAILED, OK, Failure, execute_run, new_attempt
 from fusionlab.experiments.kernel import KernelDied, WarmKernel
 from fusionlab.experiments.run_key import Run, code_version
 from fusionlab.experiments.store import Store
@@ -41,7 +42,6 @@ class Outcome:
     key: str
     status: str
     worker: str = ""  # address
-    seconds: float = 0.0
     message: str = ""
     files: Mapping[str, bytes] | None = field(default=None, repr=False)
     attempt: str = ""
@@ -63,7 +63,7 @@ class WorkerSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     plotly: str | None = None
     kernel: str = "python3"  # that most runs want
-    gpus: int = 0  # local workers take one each, by their number
+    gpus: tuple[str, ...] = ()  # local workers take one each, by their number
 
 
 class KernelPlugin(WorkerPlugin):
@@ -107,7 +107,7 @@ class KernelPlugin(WorkerPlugin):
         """A kernel that is not started yet, with its share of threads and its GPU."""
         environment = dict(self.settings.environment)
         if self.settings.gpus and self.label.isdecimal():
-            environment["CUDA_VISIBLE_DEVICES"] = str(int(self.label) % self.settings.gpus)
+            environment["CUDA_VISIBLE_DEVICES"] = self.settings.gpus[int(self.label) % len(self.settings.gpus)]
         return WarmKernel(name, environment=environment, log=self.scratch / "kernel.log")
 
     def teardown(self, worker: Any) -> None:
@@ -137,14 +137,17 @@ class KernelPlugin(WorkerPlugin):
         if self.idle is not None:
             self.idle.cancel()
         asked = (run.key, tries)
-        if self.last is None or self.last[0] != asked:
-            self.last = (asked, self.thread.submit(self._execute, run, tries).result())
+        # Dask computes a task again whose result it could not fetch; a run that came to its end is done all the same.
+        outcome = self.last[1] if self.last is not None and self.last[0] == asked else None
+        if outcome is None:
+            outcome = self.thread.submit(self._execute, run, tries).result()
+            self.last = (asked, outcome) if outcome.status in (OK, FAILED, ALREADY) else None
         self.idle = threading.Timer(
             IDLE_SECONDS, self.thread.submit, [self.close_kernel]
         )  # the client may have been killed
         self.idle.daemon = True
         self.idle.start()
-        return self.last[1]  # Dask computes a task again whose result it could not fetch; the run is done all the same
+        return outcome
 
     def _execute(self, run: Run, tries: int) -> Outcome:
         if self.settings.code is not None:
@@ -170,6 +173,9 @@ class KernelPlugin(WorkerPlugin):
         with claim:
             if store.is_finished(run.key):
                 return self.outcome(run, ALREADY)
+            failed = failure_since(store, run.key, self.settings.session)
+            if failed is not None:
+                return self.outcome(run, FAILED, failed)
             while not self.stopping:
                 tries += 1
                 attempt = new_attempt()
@@ -226,6 +232,17 @@ class KernelPlugin(WorkerPlugin):
 def may_retry(failure: Failure, tries: int) -> bool:
     """Whether a run is tried again: once, where its kernel was ended from outside (a time-out is no such end)."""
     return failure.kind == "KernelDied" and tries < MOST_TRIES
+
+
+def failure_since(store: Store, key: str, session: str) -> str | None:
+    """How a run failed in another sweep since a session began, None where it did not; both are named by their time."""
+    for name in store.names("failed"):
+        found, _, attempt = name.partition(".")
+        if found == key and attempt > session:
+            with contextlib.suppress(FileNotFoundError):  # somebody does it again right now, or has
+                failure = json.loads(store.read_bytes(f"failed/{name}/{ERROR}"))
+                return f"{failure['kind']}: {failure['message']}"
+    return None
 
 
 def visible_store(settings: WorkerSettings) -> Store | None:
