@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -247,6 +249,22 @@ def test_stop_works_within_one_token_and_continue_goes_on(panel: Panel, monkeypa
     assert "max_new_tokens=3," in panel.explorer.python_call()  # which writes this text
     panel.ask("continue", run=1, settings={"max_new_tokens": 20})
     assert_same_trace(panel.explorer.trace, fresh(panel.explorer.team, method="exact"))
+
+
+def test_interrupting_the_cell_ends_the_writing(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop button of the notebook is the one that is known; a model that writes on unseen keeps the machine busy."""
+    third, go = hold_reads(monkeypatch, after=3)
+
+    def interrupt() -> None:
+        assert third.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        panel.explorer.run(PROMPT, wait=True)
+    go.set()
+    assert panel.explorer.wait(30)
+    assert panel.explorer.progress["stage"] == "stopped" and len(panel.explorer.trace) == 3
 
 
 def hold_reads(monkeypatch: pytest.MonkeyPatch, *, after: int) -> tuple[threading.Event, threading.Event]:

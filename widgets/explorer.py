@@ -139,7 +139,11 @@ class Explorer(anywidget.AnyWidget):
         self.last_error = None
         self.submit(lambda request: self.writer.run(request, self._completed(settings)))
         if wait:
-            self.wait()
+            try:
+                self.wait()
+            except KeyboardInterrupt:  # the cell was interrupted, and with it what it asked for
+                self.stop()
+                raise
             if self.last_error is not None:
                 raise self.last_error
 
