@@ -10,6 +10,8 @@ import { HistoryList } from "./history_list.js";
 import { TeamForm } from "./team_form.js";
 import { WriteForm } from "./write_form.js";
 
+const MOST_UPLOAD_BYTES = 8_000_000; // as in requests.py
+
 class ExplorerPage {
   constructor(model, place) {
     this.model = model;
@@ -90,6 +92,11 @@ class ExplorerPage {
   }
 
   async open(file) {
+    if (file.size > MOST_UPLOAD_BYTES) {
+      this.showError({ message: `${file.name} has ${file.size.toLocaleString("en")} bytes, too many to send to the kernel`,
+        remedy: "Open it in Python: Explorer(trace=path)." });
+      return;
+    }
     this.look("open", { name: file.name }, [await file.arrayBuffer()]);
   }
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Content = Mapping[str, Any]
 Buffers = Sequence[Any]
 
-_MOST_UPLOAD_BYTES = 100_000_000
+_MOST_UPLOAD_BYTES = 8_000_000  # as in explorer.js; a Jupyter server closes the line on messages above 10 MiB
 
 
 def come(explorer: Explorer, content: Content, _: Buffers) -> None:

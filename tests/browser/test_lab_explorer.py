@@ -83,6 +83,9 @@ def test_an_error_is_read_in_the_panel(lab: Lab, watched: Watched) -> None:
     explorer.get_by_role("button", name="Load these models").click()
     expect(explorer.get_by_role("alert")).to_contain_text("no-such")
     watched.picture("1_error")
+    big = {"name": "big.parquet", "mimeType": "application/octet-stream", "buffer": bytes(8_000_001)}
+    explorer.locator("input[type=file]").set_input_files(big)  # type: ignore[arg-type]
+    expect(explorer.get_by_role("alert")).to_contain_text("8,000,001 bytes, too many to send")
     assert watched.left_the_machine == [] and watched.errors == []
 
 
