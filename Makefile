@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 	else \
 	  echo "Cannot reach $(TORCH_INDEX): torch comes from pip's own index."; \
 	fi
-	$(PIP) install --quiet -c constraints.txt -e ".[lab,dev]"
+	$(PIP) install --quiet -c constraints.txt -e ".[lab,mlflow,dev]"
 	@$(MAKE) --no-print-directory chromium
 	$(BIN)/fusionlab fetch
 	@touch $(READY)
@@ -89,7 +89,7 @@ hooks: $(READY) ## run ruff, mypy and the notebook stripper before each commit
 constraints: ## resolve anew and rewrite constraints.txt (then run make setup test)
 	rm -rf $(VENV)-fresh
 	$(PYTHON) -m venv $(VENV)-fresh
-	$(VENV)-fresh/bin/python -m pip install --quiet "torch==2.13.0" -e ".[lab,dev]"
+	$(VENV)-fresh/bin/python -m pip install --quiet "torch==2.13.0" -e ".[lab,mlflow,dev]"
 	{ sed '/^#/!d' constraints.txt; \
 	  $(VENV)-fresh/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 	  | sed -E '/^(nvidia-|cuda-|triton)/d; s/\+[a-z0-9.]+$$//' | LC_ALL=C sort -f; } > constraints.new

@@ -172,13 +172,21 @@ def results(
     sql: Annotated[str, typer.Argument(help="A query over `runs` (a row per run, a column per parameter and result) "
                                             "and `sessions`.")] = "SELECT * FROM runs",
     form: Annotated[Format, typer.Option("--format", help="How the answer is written.")] = Format.table,
+    mlflow: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Write the runs into this MLflow store instead, "
+                                               "e.g. sqlite:///mlflow.db; needs the extra `mlflow`.")] = None,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
-    """Query a sweep's results with SQL (DuckDB)."""
+    """Query a sweep's results with SQL (DuckDB), or hand them to MLflow."""
     from fusionlab.experiments.remote_store import open_store
     from fusionlab.experiments.results import query
 
     set_debug(debug)
+    if mlflow is not None:
+        from fusionlab.experiments.mlflow_export import export_runs
+
+        written, before = export_runs(open_store(place), mlflow)
+        typer.echo(f"{written} runs written to {mlflow}, {before} were there before")
+        return
     frame = query(open_store(place), sql)
     if form == Format.csv:
         typer.echo(frame.to_csv(index=False), nl=False)

@@ -70,6 +70,7 @@ MAY_IMPORT_WIDGETS = {"experiments", "cli"}  # they draw figures; what lies lowe
 
 # Packages that fusionlab needs but never imports by name, and why.
 NEVER_IMPORTED = {
+    "sqlalchemy": "MLflow's databases",
     "accelerate": "transformers' device_map",
     "gguf": "transformers' gguf_file",
     "rich": "typer's coloured help and errors",
@@ -283,7 +284,7 @@ def test_every_import_is_declared_and_every_declared_package_is_used() -> None:
         for root in imported_roots(path)
         if root not in sys.stdlib_module_names and root not in PYPROJECT["tool"]["setuptools"]["package-dir"]
     }
-    declared = {normalise(requirement.name) for requirement in requirements("lab")}
+    declared = {normalise(requirement.name) for requirement in requirements("lab", "mlflow")}
     assert used - declared - COMES_WITH.keys() == set(), "imported, but not in pyproject's dependencies or lab"
     assert declared - used - NEVER_IMPORTED.keys() == set(), "declared, but nothing imports it"
 
