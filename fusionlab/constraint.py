@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -74,6 +74,15 @@ class KLConstraint:
             "budget": self.budget,
             "force": force,
         }
+
+    def forced_before(self, index: int) -> KLConstraint:
+        """The constraint without what it forces at token `index` and later ones; experts that are forced everywhere stay.
+
+        >>> KLConstraint(force={"math": 0.5, 1: 1.0, 4: 0.0}).forced_before(4).force
+        {'math': 0.5, 1: 1.0}
+        """
+        kept = {key: value for key, value in (self.force or {}).items() if isinstance(key, str) or key < index}
+        return replace(self, force=kept or None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KLConstraint:

@@ -165,7 +165,7 @@ class FusionSession:
 
         The constraint's `force` gets this entry and loses those of later tokens, which belonged to another text.
         """
-        constraint = self._forced_before(self._checked_index(index))
+        constraint = self.settings.constraint.forced_before(self._checked_index(index))
         forced = replace(constraint, force={**(constraint.force or {}), index: alpha})
         return self._go_on(index, replace(self.settings, constraint=forced), on_token, should_stop)
 
@@ -173,7 +173,7 @@ class FusionSession:
         self, index: int, token_id: int, *, on_token: OnToken | None = None, should_stop: ShouldStop | None = None
     ) -> Trace:
         """What if token `index` were this one; forced weights of later tokens are dropped with their text."""
-        constraint = self._forced_before(self._checked_index(index) + 1)
+        constraint = self.settings.constraint.forced_before(self._checked_index(index) + 1)
         earlier = {step: token for step, token in self.settings.choices.items() if step < index}
         choices = earlier | check_choices({index: token_id}, self.team.width)
         return self._go_on(index, replace(self.settings, constraint=constraint, choices=choices), on_token, should_stop)
@@ -184,11 +184,6 @@ class FusionSession:
         if not 0 <= index <= len(self.token_ids):
             raise TraceError(f"there is no token {index} in an answer of {len(self.token_ids)}", remedy="count from 0")
         return index
-
-    def _forced_before(self, index: int) -> KLConstraint:
-        constraint = self.settings.constraint
-        kept = {key: value for key, value in (constraint.force or {}).items() if isinstance(key, str) or key < index}
-        return replace(constraint, force=kept or None)
 
     def _new_recorder(self, settings: DecodeSettings) -> TraceRecorder:
         recorder = make_recorder(self.team, [self.prompt], settings, seed=self.seed)

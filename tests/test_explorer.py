@@ -71,8 +71,8 @@ def panel() -> Iterator[Panel]:
     opened.explorer.close()
 
 
-def fresh(team: Team, **options: Any) -> Trace:
-    (trace,) = team.generate([PROMPT], trace="full", **({"max_new_tokens": 20} | options)).traces
+def fresh(team: Team, *, prompt: str = PROMPT, **options: Any) -> Trace:
+    (trace,) = team.generate([prompt], trace="full", **({"max_new_tokens": 20} | options)).traces
     return trace
 
 
@@ -215,6 +215,18 @@ def test_looking_at_an_older_run_chooses_no_method(panel: Panel) -> None:
     assert panel.explorer.settings["experts"] == ["a"] and panel.explorer.settings["method"] == "exact"
     panel.run(experts=["a", "b"], method="exact")  # the page sends the method that it shows
     assert panel.explorer.trace.method == "evidence"
+
+
+def test_looking_at_a_what_if_takes_none_of_it_into_the_next_text(panel: Panel) -> None:
+    """Its forced token and weights are shown with it, and belong to it."""
+    panel.run(method="exact")
+    panel.ask("what_if", run=1, what_if={"index": 2, "token_id": 30})
+    panel.ask("what_if", run=2, what_if={"index": 4, "alpha": {"a": 2.0, "b": 0.0}})
+    panel.ask("select", run=3)
+    assert panel.explorer.answer["settings"]["choices"] == {"2": 30} and panel.explorer.answer["looked_at"]
+    panel.explorer.run("w9 w8", wait=True, method="exact")
+    assert_same_trace(panel.explorer.trace, fresh(panel.explorer.team, method="exact", prompt="w9 w8"))
+    assert not panel.explorer.answer["looked_at"]
 
 
 def test_an_answer_that_is_asked_for_again_is_sent_again(panel: Panel) -> None:

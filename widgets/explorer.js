@@ -28,7 +28,7 @@ class ExplorerPage {
     });
     this.team = new TeamForm({ load: (team) => this.ask("load", team) });
     this.history = new HistoryList({
-      select: (run) => this.look("select", { run }),
+      select: (run) => this.ask("select", { run }),
       compare: (runs) => this.ask("compare", { runs }),
       export: (kind) => this.ask("export", { kind, run: this.run }),
       open: (file) => this.open(file),
@@ -97,13 +97,7 @@ class ExplorerPage {
         remedy: "Open it in Python: Explorer(trace=path)." });
       return;
     }
-    this.look("open", { name: file.name }, [await file.arrayBuffer()]);
-  }
-
-  /** Ask for another answer to look at: with it the fields say what it was asked with. */
-  look(type, content, buffers) {
-    this.isLooking = true;
-    this.ask(type, content, buffers);
+    this.ask("open", { name: file.name }, [await file.arrayBuffer()]);
   }
 
   // -- what is shown ------------------------------------------------------------------------------
@@ -116,13 +110,12 @@ class ExplorerPage {
   }
 
   showAnswer() {
-    const { run = null, payload, settings } = this.model.get("answer");
+    const { run = null, payload, settings, looked_at: isLookedAt = false } = this.model.get("answer");
     this.run = run;
     this.isStreaming = false;
     if (!payload) this.unmount();
     else this.mount(payload);
-    if (run !== null) this.write.show(settings, this.isLooking);
-    this.isLooking = false;
+    if (run !== null) this.write.show(settings, isLookedAt);
     this.history.showRuns(this.model.get("runs"), run);
     this.showOthers();
     this.showWaiting();

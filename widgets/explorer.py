@@ -58,7 +58,7 @@ class Explorer(anywidget.AnyWidget):
     team_info = traitlets.Dict().tag(sync=True)  # what is loaded, and its experts
     methods: Any = traitlets.List().tag(sync=True)  # names of the solvers
     settings = traitlets.Dict().tag(sync=True)  # what the controls say
-    answer = traitlets.Dict().tag(sync=True)  # {"run", "settings", "payload"} of what is shown; run: None, nothing yet
+    answer = traitlets.Dict().tag(sync=True)  # {"run", "settings", "payload", ...} of what is shown; run: None, nothing yet
     others = traitlets.Dict().tag(sync=True)  # {"run", "texts"}: the same prompt answered by the models alone
     runs: Any = traitlets.List().tag(sync=True)  # the history, one summary a run
     progress = traitlets.Dict().tag(sync=True)  # {"stage", "words", "done", "total", "busy"}
@@ -207,14 +207,21 @@ class Explorer(anywidget.AnyWidget):
         """Tokens as they are written; first: of an answer that was not on the screen before."""
         self.send({"type": "started" if first else "more", "payload": payload})
 
-    def show(self, run: Run) -> None:
-        """An answer, whole."""
+    def show(self, run: Run, *, looked_at: bool = False) -> None:
+        """An answer, whole. looked_at: the panel's fields say what it was asked with, whatever is in them."""
         self._shown = run
         self.runs = [held.summary() for held in self.history]
         self._showings += 1
         self.answer = {"run": run.number, "settings": run.settings.to_dict(), "payload": trace_payload(run.trace),
-                       "showing": self._showings}  # fmt: skip
+                       "looked_at": looked_at, "showing": self._showings}  # fmt: skip
         self.show_others(run)
+
+    def look_at(self, run: Run) -> None:
+        """An earlier run, or an opened one: the next is asked as it was, but for experts that are not loaded."""
+        known = [name for name in run.settings.experts if self.team is None or name in self.team.experts]
+        self._asked = replace(run.settings.for_another_text(), experts=tuple(known) or self._asked.experts)
+        self.settings = self._asked.to_dict()
+        self.show(run, looked_at=True)
 
     def show_others(self, run: Run) -> None:
         """The texts of single models beside a run, and the saved view with all there is."""
@@ -239,9 +246,7 @@ class Explorer(anywidget.AnyWidget):
         """Show a trace, or a saved one. Raises `MissingFileError`, `CorruptFileError`, `TraceError`."""
         read = trace if isinstance(trace, Trace) else Trace.load(trace)
         origin = name or ("a trace" if isinstance(trace, Trace) else Path(trace).name)
-        run = self.history.add(trace_settings(read), read, f"opened: {origin}")
-        self.adopt(run.settings)
-        self.show(run)
+        self.look_at(self.history.add(trace_settings(read), read, f"opened: {origin}"))
         self.say("idle", "A recorded trace: every control works on it, without a model.")
 
     # -- how -------------------------------------------------------------------------------------
@@ -255,9 +260,11 @@ class Explorer(anywidget.AnyWidget):
         finally:
             self._show_team()
 
-    def change(self, changes: Mapping[str, Any]) -> Settings:
-        """What the controls say from now on. Raises `FusionError` for a wrong value."""
+    def change(self, changes: Mapping[str, Any], *, another_text: bool = False) -> Settings:
+        """What the controls say from now on; another_text: without what-ifs. Raises `FusionError` for a wrong value."""
         settings = self._asked.updated(changes)
+        if another_text:
+            settings = settings.for_another_text()
         if self.team is not None and "experts" in changes:
             self.team.choose_experts(settings.experts)
         self._own_method = self._own_method or settings.method != self._asked.method
@@ -266,14 +273,6 @@ class Explorer(anywidget.AnyWidget):
         self._asked = settings
         self.settings = settings.to_dict()
         return settings
-
-    def adopt(self, settings: Settings) -> None:
-        """Let the controls say what a run was asked with; experts that are not loaded are left out."""
-        known = (
-            settings.experts if self.team is None else tuple(name for name in settings.experts if name in self.team.experts)
-        )
-        self._asked = replace(settings, experts=known or self._asked.experts)
-        self.settings = self._asked.to_dict()
 
     def _completed(self, settings: Settings) -> Settings:
         """Settings that were made before the team was there, with the experts that came with it."""

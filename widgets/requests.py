@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.constraint import KLConstraint
 from fusionlab.errors import FusionError, MissingFileError, UnknownNameError
 from fusionlab.trace_payload import alternative_payload
 
@@ -47,8 +45,7 @@ def load_team(explorer: Explorer, content: Content, _: Buffers) -> None:
 
 def run(explorer: Explorer, content: Content, _: Buffers) -> None:
     """{"settings"}: write an answer from its beginning."""
-    settings = explorer.change(mapping(content.get("settings")) | {"choices": {}})
-    settings = explorer.change({"constraint": without_tokens(settings.constraint)})  # what-ifs are of another text
+    settings = explorer.change(mapping(content.get("settings")), another_text=True)
     explorer.submit(lambda request: explorer.writer.run(request, settings))
 
 
@@ -79,9 +76,7 @@ def stop(explorer: Explorer, _: Content, __: Buffers) -> None:
 
 def select_run(explorer: Explorer, content: Content, _: Buffers) -> None:
     """{"run"}: show it again."""
-    found = explorer.history.find(content.get("run"))
-    explorer.adopt(found.settings)
-    explorer.show(found)
+    explorer.look_at(explorer.history.find(content.get("run")))
 
 
 def compare(explorer: Explorer, content: Content, _: Buffers) -> None:
@@ -152,14 +147,6 @@ def find_request(kind: str) -> Callable[[Explorer, Content, Buffers], None]:
             remedy="the page is of another release: run the cell again and reload the page",
         )
     return REQUESTS[kind]
-
-
-def without_tokens(constraint: KLConstraint) -> KLConstraint:
-    """A constraint without what it forces at single tokens."""
-    kept: dict[str | int, float | Mapping[str, float]] = {
-        name: weight for name, weight in (constraint.force or {}).items() if isinstance(name, str)
-    }
-    return replace(constraint, force=kept or None)
 
 
 def mapping(value: object) -> dict[str, Any]:

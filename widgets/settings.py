@@ -37,6 +37,10 @@ class Settings:
         """The prompt as `Team.generate` takes it."""
         return [{"role": "user", "content": self.prompt}] if self.chat else self.prompt
 
+    def for_another_text(self) -> Settings:
+        """These settings without what-ifs at single tokens, which belong to the text that they were tried on."""
+        return replace(self, constraint=self.constraint.forced_before(0), choices={})
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `updated` reads it back."""
         return {
