@@ -1,7 +1,7 @@
 // The constraint's controls, and the views with them: what pages, saved notebooks and widgets show.
 
 import { el, number, setAttribute } from "./dom.js";
-import { followTheme, shadowHost } from "./host.js";
+import { shadowHost } from "./host.js";
 import { completeConstraint } from "./resolve.js";
 import { mountViews } from "./views.js";
 
@@ -59,7 +59,6 @@ export function mountTrace(element, payload, options = {}) {
   const details = el("details", {}, el("summary", { text: "How this was made" }), facts);
   const controls = new Controls(options.methods);
   const apart = options.controlsPlace ? shadowHost(options.controlsPlace, controls.node) : null;
-  const stopTheme = apart ? followTheme(apart.node, () => {}) : null;
   const content = el("div", { class: "trace" },
     options.prompt === false ? null : el("section", { "aria-label": "Prompt" }, el("h3", { text: "Prompt" }), prompt),
     options.controls === false || apart ? null : controls.node, place, options.prompt === false ? null : details);
@@ -68,7 +67,7 @@ export function mountTrace(element, payload, options = {}) {
   try {
     views = mountViews(place, payload, options);
   } catch (error) {
-    stopTheme?.();
+    apart?.leave();
     host.leave();
     throw error;
   }
@@ -125,7 +124,6 @@ export function mountTrace(element, payload, options = {}) {
     destroy() {
       cancelAnimationFrame(frame);
       views.destroy();
-      stopTheme?.();
       apart?.leave();
       host.leave();
     },
@@ -136,13 +134,7 @@ export function mountTrace(element, payload, options = {}) {
 export function mountMessage(element, words, kind = "error") {
   const content = el("p", { class: `message ${kind}`, role: kind === "error" ? "alert" : "status", text: words });
   const host = shadowHost(element, content);
-  const stop = followTheme(host.node, () => {});
-  return {
-    destroy() {
-      stop();
-      host.leave();
-    },
-  };
+  return { destroy: () => host.leave() };
 }
 
 class Controls {

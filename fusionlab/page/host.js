@@ -1,17 +1,28 @@
-// Where views live: a shadow root with the style in it, so that no notebook's style reaches in and none leaks out.
+// Where views live: a shadow root with the style in it, so that no notebook's style reaches in and none leaks out. It keeps
+// to the theme of its surroundings.
 
 import { STYLE } from "./style.js";
 import { el } from "./dom.js";
 
 /**
  * A block inside `element` that shows `content`. Inside a root of ours content is placed as it is.
- * @returns {{node: HTMLElement, leave: () => void}}
+ * onTheme(theme) is called now and whenever the theme changes.
+ * @returns {{leave: () => void}}
  */
-export function shadowHost(element, content) {
-  if (element.getRootNode() instanceof ShadowRoot && element.closest(".fusion")) {
-    element.append(content);
-    return { node: element.closest(".fusion"), leave: () => content.remove() };
-  }
+export function shadowHost(element, content, onTheme = () => {}) {
+  const inside = element.getRootNode() instanceof ShadowRoot && element.closest(".fusion");
+  const [node, block] = inside ? [inside, content] : makeRoot(content);
+  element.append(block);
+  const stop = followTheme(node, onTheme);
+  return {
+    leave() {
+      stop();
+      block.remove();
+    },
+  };
+}
+
+function makeRoot(content) {
   const block = el("div", { class: "fusion-host", "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "true" });
   const frame = el("div", { class: "fusion" }, content);
   const root = block.attachShadow({ mode: "open" });
@@ -19,12 +30,11 @@ export function shadowHost(element, content) {
   sheet.replaceSync(STYLE);
   root.adoptedStyleSheets = [sheet];
   root.append(frame);
-  element.append(block);
-  return { node: frame, leave: () => block.remove() };
+  return [frame, block];
 }
 
 /** Keeps data-theme of a node as the surroundings are: JupyterLab's, VS Code's or Colab's theme, else the system's. */
-export function followTheme(node, callback) {
+function followTheme(node, callback) {
   const system = matchMedia("(prefers-color-scheme: dark)");
   let last = null;
   const update = () => {

@@ -6,7 +6,7 @@
 import { comparison } from "./compare.js";
 import { download, el } from "./dom.js";
 import { Heatmap } from "./heatmap.js";
-import { followTheme, shadowHost } from "./host.js";
+import { shadowHost } from "./host.js";
 import { Inspector } from "./inspector.js";
 import { growTrace, readTrace } from "./payload.js";
 import { completeConstraint, Resolver } from "./resolve.js";
@@ -84,8 +84,7 @@ class Views {
     this.said = el("p", { class: "hidden-text", "aria-live": "polite" });
     this.frame = el("div", { class: "heatmap-frame" }, this.heatmap.node);
     this.buildLayout();
-    this.host = shadowHost(element, this.layout);
-    this.stopTheme = followTheme(this.host.node, (theme) => this.setTheme(theme));
+    this.host = shadowHost(element, this.layout, (theme) => this.setTheme(theme));
     this.resizing = new ResizeObserver(() => this.fit());
     this.resizing.observe(this.frame);
     this.selected = null; // the first flipped token of the first trace: what a reader came for
@@ -269,7 +268,6 @@ class Views {
   destroy() {
     clearTimeout(this.settling);
     this.resizing.disconnect();
-    this.stopTheme();
     this.host.leave();
   }
 }
