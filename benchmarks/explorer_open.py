@@ -16,8 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+from explorer_rerun import TESTS
+
+sys.path.insert(0, str(TESTS))
+NOTEBOOKS = TESTS.with_name("notebooks")
 NOTEBOOK = "01_first_look.ipynb"
 RECORDED, LIVE = ".jp-Cell .fusion:visible svg.heatmap", ".fusionlab-explorer svg.heatmap"
 
@@ -35,7 +37,7 @@ def measure_openings(repetitions: int) -> list[dict[str, float]]:
         with running_lab(notebooks, server_files, threads=2) as lab:
             for repetition in range(repetitions):
                 name = f"{repetition}_{NOTEBOOK}"
-                shutil.copy(ROOT / "notebooks" / NOTEBOOK, notebooks / name)
+                shutil.copy(NOTEBOOKS / NOTEBOOK, notebooks / name)
                 watch = MemoryWatch([lab.process_id])
                 with closed_context(browser) as (context, _), watch.watching():
                     rows.append(time_opening(context.new_page(), lab.address(name), name))

@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+from explorer_open import NOTEBOOKS  # which also finds the tests' helpers
 
 
 def measure_tutorial(notebook: Path, folder: Path) -> dict[str, Any]:
@@ -29,16 +28,8 @@ def measure_tutorial(notebook: Path, folder: Path) -> dict[str, Any]:
     watch = MemoryWatch()
     started = time.perf_counter()
     with watch.watching():
-        command = [
-            sys.executable,
-            "-m",
-            "papermill",
-            "--no-progress-bar",
-            str(notebook),
-            str(executed),
-            "--cwd",
-            str(folder),
-        ]
+        papermill = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", str(folder)]
+        command = [*papermill, str(notebook), str(executed)]
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         watch.add(running.pid)
         said, _ = running.communicate()
@@ -53,7 +44,7 @@ def measure_tutorial(notebook: Path, folder: Path) -> dict[str, Any]:
 def print_tutorials(options: argparse.Namespace) -> None:
     """Measure and print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure_tutorial(path, Path(folder)) for path in sorted(ROOT.glob("notebooks/0[1-9]_*.ipynb"))]
+        rows = [measure_tutorial(path, Path(folder)) for path in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))]
     print("| tutorial | seconds | peak memory, GB | executed notebook, kB | its page, kB |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for row in rows:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,24 +139,20 @@ def answer_prompts(
     expert answers alone, or the method's own member. trace: level, of answers that are fused and written. Raises
     UnknownNameError where one expert should answer alone and not one is given.
     """
-    member = method.member if method.solver is not None else choose_member(method, experts)  # that answers alone
+    score: Callable[..., Any]
+    generate: Callable[..., Any]
+    if method.solver is None:
+        member = choose_member(method, experts)
+        score, generate = partial(score_continuations_alone, team, member), partial(generate_alone, team, member)
+    else:
+        fused: dict[str, Any] = {"method": method.solver, "constraint": method.constraint, "experts": experts}
+        score, generate = partial(team.score, **fused), partial(team.generate, trace=trace, **fused)
     if task.by_likelihood:
         options = [task.options(item, phrasing=phrasing) for item in items]
-        found = (
-            score_continuations_alone(team, member, prompts, options, batch_size=batch_size)
-            if method.solver is None
-            else team.score(prompts, options, method=method.solver, constraint=method.constraint, experts=experts,
-                            batch_size=batch_size)
-        )  # fmt: skip
+        found = score(prompts, options, batch_size=batch_size)
         texts = [item.choices[most_probable(group)] for item, group in zip(items, found, strict=True)]
         return Written(texts, [sum(one.tokens for one in group) for group in found], [])
-    limits: dict[str, Any] = {"stop": task.stop, "max_new_tokens": task.max_new_tokens, "batch_size": batch_size}
-    result = (
-        generate_alone(team, member, prompts, **limits)
-        if method.solver is None
-        else team.generate(prompts, method=method.solver, constraint=method.constraint, experts=experts, trace=trace,
-                           **limits)
-    )  # fmt: skip
+    result = generate(prompts, stop=task.stop, max_new_tokens=task.max_new_tokens, batch_size=batch_size)
     return Written(result.texts, [len(ids) for ids in result.token_ids], list(result.traces))
 
 

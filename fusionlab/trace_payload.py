@@ -191,7 +191,7 @@ def _rounded_up(bounds: Any) -> Any:
     """Bounds that stay bounds in 16 bits; -inf, of nothing, stays as it is."""
     import numpy as np
 
-    return np.where(np.isfinite(bounds), bounds + 1e-3 * np.abs(np.where(np.isfinite(bounds), bounds, 0)), bounds)
+    return bounds + 1e-3 * np.abs(np.where(np.isfinite(bounds), bounds, 0))
 
 
 class _Vocabulary:

@@ -196,10 +196,8 @@ def find_baseline(group: Group, groups: Sequence[Group], baseline: Mapping[str, 
     if not baseline:
         return None
     wanted = {**group.values, **baseline}
-    for candidate in groups:
-        if all(same(candidate.values[name], value) for name, value in wanted.items()):
-            return candidate
-    return None
+    return next((candidate for candidate in groups
+                 if all(same(candidate.values[name], value) for name, value in wanted.items())), None)  # fmt: skip
 
 
 def same(a: Any, b: Any) -> bool:

@@ -174,16 +174,20 @@ class Answers:
         """Those of the tasks that a recorded bound has a score for."""
         return [task for task in tasks if task in self.recorded.get(kind, {})]
 
-    def share(self, tasks: Sequence[str], way: Way, kind: str = "large-full") -> float | None:
-        """Percent of a recorded bound's mean that the way's mean reaches, over the tasks that have one; None for none.
+    def measure(self, tasks: Sequence[str], line: Way | str) -> Estimate | None:
+        """`estimate` of a way, or `bound` of a kind."""
+        return self.estimate(tasks, line) if isinstance(line, Way) else self.bound(tasks, line)
 
-        None too where the way answered fewer items than others: the bound is a mean over all.
+    def share(self, tasks: Sequence[str], line: Way | str, kind: str = "large-full") -> float | None:
+        """Percent of a recorded bound's mean that a line's mean reaches, over the tasks that have one; None for none.
+
+        None too where a way answered fewer items than others: the bound is a mean over all.
         """
         recorded = self.bounded(tasks, kind)
-        mine, bound = self.estimate(recorded, way), self.bound(recorded, kind)
-        if mine is None or bound is None or bound.value <= 0 or self.lacks_items(recorded, mine):
+        mine, bound = self.measure(recorded, line), self.bound(recorded, kind)
+        if mine is None or bound is None or bound.value <= 0:
             return None
-        return 100 * mine.value / bound.value
+        return None if isinstance(line, Way) and self.lacks_items(recorded, mine) else 100 * mine.value / bound.value
 
     def lacks_items(self, tasks: Sequence[str], found: Estimate) -> bool:
         """Whether an estimate over some tasks holds fewer items than other cells of them."""

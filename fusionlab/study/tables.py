@@ -106,7 +106,7 @@ def measure_line(
     answers: Answers, line: Way | str, tasks: Sequence[str], references: dict[str, Way], share_kind: str
 ) -> dict[str, Any]:
     """n, value, standard_error, differences and share_of_full of one line on some tasks; {} where it is missing."""
-    found = answers.estimate(tasks, line) if isinstance(line, Way) else answers.bound(tasks, line)
+    found = answers.measure(tasks, line)
     if found is None:
         return {}
     fact: dict[str, Any] = {"n": found.n, "value": found.value, "standard_error": found.standard_error}
@@ -115,14 +115,9 @@ def measure_line(
             gap = answers.difference(tasks, line, reference) if line != reference else None
             if gap is not None:
                 fact |= {f"{name}_difference": gap.value, f"{name}_low": gap.low, f"{name}_high": gap.high}
-    recorded = answers.bounded(tasks, share_kind)
-    if isinstance(line, Way):
-        share = answers.share(tasks, line, share_kind)
-    else:
-        mine, bound = answers.bound(recorded, line), answers.bound(recorded, share_kind)
-        share = 100 * mine.value / bound.value if mine is not None and bound is not None and bound.value > 0 else None
+    share = answers.share(tasks, line, share_kind)
     if share is not None:
-        fact |= {"share_of_full": share, "share_tasks": "+".join(recorded)}
+        fact |= {"share_of_full": share, "share_tasks": "+".join(answers.bounded(tasks, share_kind))}
     return fact
 
 
