@@ -26,6 +26,7 @@ from fusionlab.cells import AnswerRow, Cell, Say, as_frame, resume_cell, write_c
 from fusionlab.errors import ModelError, NotEnoughMemoryError, TaskError, UnknownNameError
 from fusionlab.likelihood import most_probable
 from fusionlab.methods import ALL_EXPERTS, MERGED_EXPERT, NO_EXPERT, OWN_EXPERT, Method, find_method
+from fusionlab.models import device_name
 from fusionlab.nf4 import sha256_of_tensors
 from fusionlab.predictor import load_predictor
 from fusionlab.tasks import Item, Task
@@ -241,7 +242,7 @@ class Evaluator:
             "task": cell.task, "method": cell.method, "shots": cell.shots, "phrasing": cell.phrasing, "seed": cell.seed,
             "order": cell.order, "experts": "+".join(cell.experts), "metric": task.spec.metric,
             "answering": task.spec.answering, "seen": task.name in self.team.experts, "seconds": seconds,
-            "device": str(self.team.large.model.device),
+            "device": device_name(self.team.large.model.device),
             "fusionlab": __version__, "torch": torch.__version__, "transformers": version("transformers"),
             "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "task_sha256": self._task_sha256s[task.name],
         }  # fmt: skip

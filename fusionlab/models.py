@@ -79,6 +79,14 @@ def default_dtype(device_map: Any) -> str:
 # -- estimate ------------------------------------------------------------------------------------
 
 
+def device_name(device: torch.device | str) -> str:
+    """What timings should be told apart by: a GPU's own name ("NVIDIA H100 80GB HBM3"), else the device's kind ("cpu")."""
+    import torch
+
+    kind = torch.device(device).type
+    return torch.cuda.get_device_name(device) if kind == "cuda" else kind
+
+
 def count_parameters(config: Any) -> tuple[int, int]:
     """(all parameters, those in linear layers that NF4 would quantise), without allocating any."""
     import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pandas
@@ -35,6 +36,7 @@ from fusionlab.study.table import frame_to_html, frame_to_markdown, make_table
 from fusionlab.tasks import load_task
 
 TEAM = "math+trivia"
+GPU = "NVIDIA H100 80GB HBM3"
 
 
 def cell(task: str, method: str, scores: list[float], **fields: Any) -> list[AnswerRow]:
@@ -160,15 +162,25 @@ def test_table_2_keeps_the_unseen_out_of_the_average() -> None:
     assert tables.several_experts_table(PAIR).shown["average"].tolist()[0] == "25.0 ± 25.0"
 
 
-def test_table_3_compares_time_per_answer_and_per_token() -> None:
+def test_table_3_compares_time_per_answer_and_per_step() -> None:
     """trivia: 4 s for 20 tokens against 2 s for 10: twice the time, the same speed."""
     data = tables.time_table(PAIR).data.set_index(["method", "task"])
-    assert data.loc[("dynamic", "math"), ["relative", "relative_per_token"]].tolist() == [2.0, 2.0]
-    assert data.loc[("dynamic", "trivia"), ["relative", "relative_per_token"]].tolist() == [2.0, 1.0]
+    assert data.loc[("dynamic", "math"), ["relative", "relative_per_step"]].tolist() == [2.0, 2.0]
+    assert data.loc[("dynamic", "trivia"), ["relative", "relative_per_step"]].tolist() == [2.0, 1.0]
     assert data.loc[("large", "math"), "seconds_per_1000"] == 2000
 
 
-def test_no_time_per_token_where_nothing_is_written() -> None:
+def test_a_step_costs_what_it_costs_whoever_is_still_writing() -> None:
+    """One long answer beside short ones holds the batch up: 20 steps in 8 s, as of a method whose answers are all long."""
+    uneven = cell("math", "large", [0, 0, 0, 0], seconds=2.0)
+    uneven = [replace(row, tokens=20 if index == 0 else 1) for index, row in enumerate(uneven)]
+    answers = study(uneven, cell("math", "dynamic", [1, 1, 1, 1], seconds=4.0, tokens=20))
+    data = tables.time_table(answers).data.set_index("method")
+    assert data.loc["large", "ms_per_step"] == 400.0
+    assert data.loc["dynamic", "relative_per_step"] == 2.0
+
+
+def test_no_time_per_step_where_nothing_is_written() -> None:
     """Reading options is no decoding: claims on the price of a token are decided by the tasks that are written."""
     compared = {"answering": "likelihood", "seconds": 9.0}
     answers = study(cell("math", "large", [0, 1]), cell("math", "dynamic", [0, 1], seconds=2.0),
@@ -177,8 +189,8 @@ def test_no_time_per_token_where_nothing_is_written() -> None:
                     cell("truth", "dynamic", [0, 1], **compared))  # fmt: skip
     data = tables.time_table(answers).data.set_index(["method", "task"])
     assert data.loc[("dynamic", "truth"), "relative"] == 3.0
-    assert data.loc[("dynamic", "truth"), ["ms_per_token", "relative_per_token"]].isna().all()
-    assert tables.time_table(answers).shown["of large, per token"].tolist()[1] == "2.00"
+    assert data.loc[("dynamic", "truth"), ["ms_per_step", "relative_per_step"]].isna().all()
+    assert tables.time_table(answers).shown["of large, per step"].tolist()[1] == "2.00"
     claim = next(claim for claim in CLAIMS if "three times as long" in claim.text)
     verdict = claim.judge(Measured(answers))
     assert verdict.word == HOLDS and verdict.measured == "2.00 (math only)"
@@ -186,10 +198,10 @@ def test_no_time_per_token_where_nothing_is_written() -> None:
 
 def test_times_of_two_machines_are_not_compared() -> None:
     """A large model on a GPU and a fusion on a laptop give a ratio of machines, not of methods."""
-    answers = study(cell("math", "large", [0, 1], device="cuda:0"), cell("math", "dynamic", [1, 1], device="cpu"))
+    answers = study(cell("math", "large", [0, 1], device=GPU), cell("math", "dynamic", [1, 1], device="cpu"))
     table = tables.time_table(answers)
     assert math.isnan(table.data.set_index("method").loc["dynamic", "relative"])
-    assert table.shown["math, s"].tolist() == ["1,000.0 (cuda:0)", "1,000.0 (cpu)"]
+    assert table.shown["math, s"].tolist() == ["1,000.0 (H100)", "1,000.0 (cpu)"]
 
 
 def test_an_empty_table_says_that_nothing_was_measured() -> None:
@@ -310,13 +322,19 @@ def test_removing_and_adding_are_told_apart() -> None:
 TRAINING = {"small": {"corpus_seconds": 100.0, "seconds": 300.0},
             "experts": {"math": {"seconds": 50.0, "peak_bytes": 2e9}, "trivia": {"seconds": 70.0,
                         "peak_bytes": 1e9}}}  # fmt: skip
+TUNED = {
+    "large-full": {"math": {"value": 90.0, "standard_error": 1.0, "n": 4, "passes": 4, "seconds": 85.1},
+                   "trivia": {"value": 50.0, "standard_error": 1.0, "n": 4, "passes": 8}},
+    "large-lora": {"math": {"value": 80.0, "standard_error": 1.0, "n": 4, "passes": 2},
+                   "trivia": {"value": 55.0, "standard_error": 1.0, "n": 4, "passes": 8}},
+}  # fmt: skip
 SPENT = {"large-full": {"math": {"value": 100, "seconds": 300.0, "peak_bytes": 9e9},
                         "trivia": {"value": 80, "seconds": 320.0, "peak_bytes": 8e9}}}  # fmt: skip
 
 
 def test_break_even_follows_its_formulae() -> None:
     """F = 400 + 120, G = 620; a = 4 s, b = 2 s (math) and 4 s (trivia, at the fused answer's length)."""
-    answers = Answers(PAIR.rows.assign(device="cuda:0"), SPENT)
+    answers = Answers(PAIR.rows.assign(device=GPU), SPENT)
     ledger = costs.ledger_table(TRAINING, SPENT, answers.seen, price=3.6)
     spent = ledger.data.set_index("part")
     assert spent.loc["experts (adapters on small)", ["runs", "seconds", "peak_bytes"]].tolist() == [2, 120.0, 2e9]
@@ -333,8 +351,35 @@ def test_break_even_follows_its_formulae() -> None:
 
 def test_answers_of_two_machines_have_no_price() -> None:
     """A mean over a laptop's and a GPU's seconds is nobody's."""
-    mixed = PAIR.rows.assign(device=["cpu", *["cuda:0"] * (len(PAIR.rows) - 1)])
+    mixed = PAIR.rows.assign(device=["cpu", *[GPU] * (len(PAIR.rows) - 1)])
     assert all(map(math.isnan, costs.answer_seconds(Answers(mixed))))
+
+
+def test_only_written_answers_have_a_price() -> None:
+    """Options that were compared on a laptop leave the price of what a GPU wrote alone."""
+    compared = {"answering": "likelihood", "device": "cpu", "seconds": 9.0}
+    rows = [PAIR.rows.assign(device=GPU), as_frame([*cell("truth", "large", [0, 1], **compared),
+                                                         *cell("truth", "dynamic", [0, 1], **compared)])]  # fmt: skip
+    answers = Answers(pandas.concat(rows, ignore_index=True))
+    assert costs.priced_tasks(answers) == ["math", "trivia"] and costs.on_gpu(answers)
+    assert costs.answer_seconds(answers) == (4.0, 3.0)
+    assert "Answers: math, trivia (" in costs.break_even_table(answers, costs.ledger_table({}, {}, [])).note
+
+
+def test_bounds_say_how_long_they_were_trained() -> None:
+    """A score without its passes looks like a ceiling."""
+    table = costs.bounds_table(TUNED, ["math", "trivia"])
+    assert table.shown.iloc[0].tolist() == [
+        "large, full fine-tuning", "90.0 ± 1.0 (4 passes, 85 s)", "50.0 ± 1.0 (8 passes)"]  # fmt: skip
+    assert table.data.set_index(["label", "task"]).loc[("large, LoRA fine-tuning", "math"), "passes"] == 2
+
+
+def test_bounds_are_compared_where_they_were_trained_alike() -> None:
+    """Two passes against four say nothing of low rank."""
+    claim = next(claim for claim in CLAIMS if claim.text.startswith("Low-rank"))
+    verdict = claim.judge(Measured(replace(PAIR, recorded=TUNED)))
+    assert verdict.word == HOLDS and verdict.measured.startswith("+5.0 [") and verdict.measured.endswith("(trivia only)")
+    assert claim.judge(Measured(replace(PAIR, recorded={"large-full": TUNED["large-full"]}))).word == UNKNOWN
 
 
 def test_what_never_pays_says_never() -> None:
@@ -454,7 +499,7 @@ def test_the_report_holds_every_table_and_needs_no_network() -> None:
     frame = trajectories.weight_rows([make_trace()], ["i0"], task="math", loaded="all")
     made = analyse(
         Inputs(
-            Answers(pandas.concat([PAIR.rows, ABLATION.rows.iloc[4:8]]).assign(device="cuda:0"), SPENT),
+            Answers(pandas.concat([PAIR.rows, ABLATION.rows.iloc[4:8]]).assign(device=GPU), SPENT),
             frame,
             LIKENESS,
             None,

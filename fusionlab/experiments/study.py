@@ -88,6 +88,7 @@ def answer_study(
     """
     from fusionlab.evaluate import Evaluator
     from fusionlab.methods import find_fault
+    from fusionlab.models import device_name
     from fusionlab.study.plan import FULL, QUICK, plan_study
     from fusionlab.tasks import load_task
 
@@ -104,7 +105,7 @@ def answer_study(
     for note in notes:
         say(note)
     weights, likeness = probe_team(team, tasks, settings, folder)
-    about = {"made": today(), "device": device_name(team), "items per task": settings.items or "all",
+    about = {"made": today(), "device": device_name(team.large.model.device), "items per task": settings.items or "all",
              "command": "python -m fusionlab.experiments.study" + (" --full" if settings.full else "")}  # fmt: skip
     return Inputs(Answers(rows, read_records()), weights, likeness, None, read_training(), about)
 
@@ -243,14 +244,6 @@ def bar(total: int, unit: str) -> Iterator[Any]:
 def today() -> str:
     """The date as text."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
-
-
-def device_name(team: Team) -> str:
-    """What the large model runs on."""
-    import torch
-
-    kind = team.large.model.device.type
-    return torch.cuda.get_device_name() if kind == "cuda" else "CPU"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

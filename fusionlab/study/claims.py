@@ -109,10 +109,7 @@ def at_most(value: float | None, bound: float, what: str, *, unit: str = "") -> 
 def reaches(study: Measured, way: Way, bound: float, what: str, *, kind: str = "large-full") -> Verdict:
     """A way's share of a recorded bound, in percent; over the tasks that have one, which are named if they are not all."""
     verdict = at_least(study.answers.share(study.answers.seen, way, kind), bound, what, unit=" %")
-    recorded = study.answers.bounded(study.answers.seen, kind)
-    if verdict.word == UNKNOWN or recorded == study.answers.seen:
-        return verdict
-    return replace(verdict, measured=f"{verdict.measured} ({', '.join(recorded)} only)")
+    return only(verdict, study.answers.bounded(study.answers.seen, kind), study.answers.seen)
 
 
 def every(parts: dict[str, Verdict], *, needed: int | None = None) -> Verdict:
@@ -148,24 +145,32 @@ def bound_gap(study: Measured, kind: str, way: Way) -> Difference | None:
     return None if bound is None or mine is None else compare_estimates(bound, mine)
 
 
-def kinds_gap(study: Measured, kind: str, other: str) -> Difference | None:
-    """One recorded bound minus another over the seen tasks, unpaired."""
-    pair: list[Estimate | None] = [study.answers.bound(study.answers.seen, name) for name in (kind, other)]
-    return None if pair[0] is None or pair[1] is None else compare_estimates(pair[0], pair[1])
+def judge_kinds(study: Measured, kind: str, other: str, what: str, *, margin: float) -> Verdict:
+    """One recorded bound against another, unpaired, over the seen tasks that both saw equally often in training."""
+    answers = study.answers
+    alike = answers.trained_alike(answers.seen, kind, other)
+    pair: list[Estimate | None] = [answers.bound(alike, name) for name in (kind, other)]
+    gap = None if pair[0] is None or pair[1] is None else compare_estimates(pair[0], pair[1])
+    return only(within(gap, what, margin=margin), alike, answers.seen)
+
+
+def only(verdict: Verdict, tasks: Sequence[str], seen: Sequence[str]) -> Verdict:
+    """The verdict, with the tasks that it rests on where they are not all of the seen ones."""
+    if verdict.word == UNKNOWN or list(tasks) == list(seen):
+        return verdict
+    return replace(verdict, measured=f"{verdict.measured} ({', '.join(tasks)} only)")
 
 
 def judge_time(study: Measured, way: Way, other: Way, bound: float, what: str) -> Verdict:
-    """Time per token of `way` over that of `other`: the mean over the seen tasks that both wrote on one device."""
+    """Time per step of `way` over that of `other`: the mean over the seen tasks that both wrote on one device."""
     ratios = {}
     for task in study.answers.seen:
         mine, theirs = time_cell(study.answers, task, way), time_cell(study.answers, task, other)
-        timed = mine and theirs and mine["ms_per_token"] >= 0 and theirs["ms_per_token"] > 0  # NaN: nothing was written
+        timed = mine and theirs and mine["ms_per_step"] >= 0 and theirs["ms_per_step"] > 0  # NaN: nothing was written
         if timed and mine["device"] == theirs["device"]:
-            ratios[task] = mine["ms_per_token"] / theirs["ms_per_token"]
-    verdict = at_most(sum(ratios.values()) / len(ratios) if ratios else None, bound, what)
-    if not ratios or len(ratios) == len(study.answers.seen):
-        return verdict
-    return replace(verdict, measured=f"{verdict.measured} ({', '.join(ratios)} only)")
+            ratios[task] = mine["ms_per_step"] / theirs["ms_per_step"]
+    return only(at_most(sum(ratios.values()) / len(ratios) if ratios else None, bound, what), list(ratios),
+                study.answers.seen)  # fmt: skip
 
 
 def judge_weights_differ(study: Measured) -> Verdict:
@@ -219,7 +224,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("Most of full fine-tuning is reached without touching the large model.", "72.9 % / 96.4 % of full fine-tuning",
           lambda s: reaches(s, DYNAMIC, 72.9, "dynamic, share of full fine-tuning")),
     Claim("Low-rank fine-tuning of the large model does as well as full fine-tuning.", "LoRA 48.60, full 47.79",
-          lambda s: within(kinds_gap(s, "large-lora", "large-full"), "LoRA - full fine-tuning, average", margin=2.0)),
+          lambda s: judge_kinds(s, "large-lora", "large-full",
+                                "LoRA - full fine-tuning of as many passes, average", margin=2.0)),
     Claim("No fixed weight suits all tasks.", "its motivation, and its ablation of 0.5, 1 and 1.5", judge_weights_differ),
     Claim("Solved weights beat the best fixed weight too.", "its ablation of 0.5, 1 and 1.5", judge_best_fixed),
     Claim("The weight changes in the course of an answer.", "its plots of weights by position", judge_weights_move),
@@ -242,9 +248,9 @@ CLAIMS: tuple[Claim, ...] = (
           lambda s: above_zero(seen_gap(s, Way("merged-dynamic"), Way("merged")),
                                "merged, fused - merged alone, average of seen tasks")),
     Claim("Solving for weights costs little more than proxy tuning.", "150 s / 142 s and 166 s / 158 s per 1,000",
-          lambda s: judge_time(s, DYNAMIC, PROXY, 1.06, "time per token, dynamic / proxy tuning")),
+          lambda s: judge_time(s, DYNAMIC, PROXY, 1.06, "time per step, dynamic / proxy tuning")),
     Claim("Fusion takes less than three times as long as the large model alone.", "150 s and 166 s against 60 s",
-          lambda s: judge_time(s, DYNAMIC, LARGE, 2.77, "time per token, dynamic / large alone")),
+          lambda s: judge_time(s, DYNAMIC, LARGE, 2.77, "time per step, dynamic / large alone")),
 )  # fmt: skip
 
 AIMS: tuple[Claim, ...] = (

@@ -9,8 +9,8 @@ per answer.
     break-even large models  L* = F(k) / sum_t f_t
     break-even answers  N* = (G(k, 1) - F(k)) / (a - b): up to N* answers fusion is cheaper in all
     price               seconds / 3600 * price of a GPU hour
-b is the large model's time per token times the tokens of a fused answer: a tuned large model writes answers of that
-length at the untuned one's speed. All seconds are of one GPU; memory is the peak that torch allocated in training.
+b is the large model's time per decoding step times the steps of the fused answers: a tuned large model writes answers of
+that length at the untuned one's speed. All seconds are of one GPU; memory is the peak that torch allocated in training.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusionlab.scores import RECORDED
-from fusionlab.study.measure import Answers, Way
+from fusionlab.study.measure import Answers, Estimate, Way, count_steps, passes_of
 from fusionlab.study.table import Table, make_table, number
+from fusionlab.study.tables import devices_of
+from fusionlab.tasks.task import WRITING
 
 PRICE = 2.0  # per GPU hour, in any currency: a round figure to scale from
 DYNAMIC, EVIDENCE, LARGE = Way("dynamic"), Way("evidence"), Way("large")
@@ -69,6 +71,38 @@ def seconds_and_peaks(records: Sequence[Mapping[str, Any]]) -> tuple[list[Any], 
     return [record.get("seconds") for record in records], [record.get("peak_bytes") for record in records]
 
 
+def bounds_table(recorded: Mapping[str, Any], tasks: Sequence[str]) -> Table:
+    """How long each recorded upper bound was trained, because a bound that was trained less is a lower one.
+
+    recorded: data/scores.json. data: label, task, value and standard_error in percent, passes over the training data,
+    steps, seconds, device, trained_on; NaN or empty where not recorded.
+    """
+    data, shown = [], []
+    for kind, label in RECORDED.items():
+        scores = {task: recorded[kind][task] for task in tasks if task in recorded.get(kind, {})}
+        data += [
+            {"label": label, "task": task, "value": score["value"], "standard_error": score.get("standard_error", math.nan),
+             "passes": passes_of(score), "steps": score.get("steps", math.nan),
+             "seconds": score.get("seconds", math.nan), "device": score.get("device", ""),
+             "trained_on": "+".join(score.get("trained_on", []))}
+            for task, score in scores.items()
+        ]  # fmt: skip
+        if scores:
+            shown.append({"": label} | {task: written(scores[task]) if task in scores else "" for task in tasks})
+    note = ("Per cent ± standard error; in brackets the passes over the training data, and the seconds of the run. A bound "
+            "that was trained for fewer passes may be too low; one run trained a multi-task model.")  # fmt: skip
+    return make_table("bounds", "Upper bounds, as they were trained", note, data, shown)
+
+
+def written(score: Mapping[str, Any]) -> str:
+    """A recorded score with what it was trained for, as text."""
+    found = Estimate(float(score["value"]), float(score.get("standard_error", math.nan)), int(score.get("n") or 0))
+    passes = passes_of(score)
+    facts = [] if math.isnan(passes) else [f"{passes:g} passes"]
+    facts += [f"{score['seconds']:,.0f} s"] if "seconds" in score else []
+    return str(found) + (f" ({', '.join(facts)})" if facts else "")
+
+
 def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -> Table:
     """Price per 1,000 answers on the machine that answered, and when fusion is cheaper; formulae in the module's docstring.
 
@@ -108,28 +142,39 @@ def break_even_table(answers: Answers, ledger: Table, *, price: float = PRICE) -
     note = (
         "F = corpus + small + experts, G = fine-tuning of each task, a and b = seconds per answer of fusion and of the "
         "large model at the same length: k* = (corpus + small) / (f - e), L* = F / G, N* = (G - F) / (a - b) "
-        "(only where answers were timed on a GPU, as training was)."
+        "(only where answers were timed on a GPU, as training was). "
+        f"Answers: {', '.join(priced_tasks(answers)) or 'none'} (tasks whose answers are written)."
     )
     return make_table("break-even", "Price of answers, and break-even", note, data, shown)
 
 
-def answer_seconds(answers: Answers) -> tuple[float, float]:
-    """(a, b): mean seconds per fused answer over the seen tasks, and of the large model at that length.
+def priced_tasks(answers: Answers) -> list[str]:
+    """The seen tasks whose answers, by fusion and by the large model, are written; none where two devices wrote them."""
+    found: dict[str, list[Any]] = {}
+    for task in answers.seen:
+        cells = [answers.cell(task, way) for way in (DYNAMIC, LARGE)]
+        if all(cell is not None and (cell["answering"] == WRITING).all() for cell in cells):
+            found[task] = cells
+    devices = {devices_of(cell) for cells in found.values() for cell in cells}
+    return list(found) if len(devices) == 1 and "+" not in "".join(devices) else []
 
-    NaN where cells are missing, or were answered on more than one device.
-    """
-    frames, base = answers.frames(answers.seen, DYNAMIC), answers.frames(answers.seen, LARGE)
-    if frames is None or base is None or len({str(device) for frame in (*frames, *base) for device in frame["device"]}) > 1:
+
+def answer_seconds(answers: Answers) -> tuple[float, float]:
+    """(a, b): mean seconds per fused answer over the priced tasks, and of the large model at that length; NaN for none."""
+    tasks = priced_tasks(answers)
+    frames, base = answers.frames(tasks, DYNAMIC), answers.frames(tasks, LARGE)
+    if frames is None or base is None:
         return math.nan, math.nan
     fused = [float(frame["seconds"].mean()) for frame in frames]
-    alone = [float(large["seconds"].sum() / max(large["tokens"].sum(), 1) * frame["tokens"].mean())
+    alone = [float(large["seconds"].sum() / max(count_steps(large), 1) * count_steps(frame) / len(frame))
              for frame, large in zip(frames, base, strict=True)]  # fmt: skip
     return sum(fused) / len(fused), sum(alone) / len(alone)
 
 
 def on_gpu(answers: Answers) -> bool:
-    """Whether all answers were timed on a GPU, as training was."""
-    return len(answers.rows) > 0 and all(str(device).startswith("cuda") for device in answers.rows["device"].unique())
+    """Whether the priced answers were timed on a GPU, as training was."""
+    frames = answers.frames(priced_tasks(answers), DYNAMIC)
+    return frames is not None and all(devices_of(frame) != "cpu" for frame in frames)
 
 
 def break_even_tasks(once: float, expert: float, tuned: float) -> float:

@@ -174,6 +174,12 @@ class Answers:
         """Those of the tasks that a recorded bound has a score for."""
         return [task for task in tasks if task in self.recorded.get(kind, {})]
 
+    def trained_alike(self, tasks: Sequence[str], kind: str, other: str) -> list[str]:
+        """Those of the tasks that two recorded bounds saw equally often."""
+        kinds = [self.recorded.get(name, {}) for name in (kind, other)]
+        return [task for task in tasks if all(task in scores for scores in kinds)
+                and passes_of(kinds[0][task]) == passes_of(kinds[1][task])]  # fmt: skip
+
     def measure(self, tasks: Sequence[str], line: Way | str) -> Estimate | None:
         """`estimate` of a way, or `bound` of a kind."""
         return self.estimate(tasks, line) if isinstance(line, Way) else self.bound(tasks, line)
@@ -192,6 +198,20 @@ class Answers:
     def lacks_items(self, tasks: Sequence[str], found: Estimate) -> bool:
         """Whether an estimate over some tasks holds fewer items than other cells of them."""
         return found.n < sum(self.count_items(task) for task in tasks)
+
+
+def count_steps(cell: pd.DataFrame) -> int:
+    """Decoding steps of a cell of written answers: its batches' longest answers, in tokens, added up.
+
+    A batch takes as long as its longest answer, so time per token would fall with the length of the others. The rows of
+    one batch share its time evenly, to the last digit.
+    """
+    return int(cell.groupby(["device", "seconds"])["tokens"].max().sum())
+
+
+def passes_of(score: Mapping[str, Any]) -> float:
+    """How often a recorded bound saw its task's training data; NaN where that is not recorded."""
+    return float(score.get("passes", math.nan))
 
 
 def compare_estimates(mine: Estimate, other: Estimate) -> Difference:

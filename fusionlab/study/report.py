@@ -13,7 +13,7 @@ from fusionlab.atomic_file import write_atomically
 from fusionlab.errors import OutputError
 from fusionlab.study import figures
 from fusionlab.study.claims import AIMS, CLAIMS, Measured, claims_table
-from fusionlab.study.costs import PRICE, answer_seconds, break_even_table, ledger_table, on_gpu
+from fusionlab.study.costs import PRICE, answer_seconds, bounds_table, break_even_table, ledger_table, on_gpu
 from fusionlab.study.interference import likeness_table, size_table, subsets_table
 from fusionlab.study.measure import Answers
 from fusionlab.study.page import REPORT_STYLE, anchor, html_page
@@ -60,11 +60,11 @@ SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (  # headin
     ("Weights", ("weights", "trajectories"), ("weights", "trajectories")),
     ("Robustness", ("robustness",), ("robustness",)),
     ("Interference and redundancy", ("likeness", "sizes", "subsets"), ("likeness",)),
-    ("Cost", ("costs", "break-even"), ("costs",)),
+    ("Cost", ("costs", "bounds", "break-even"), ("costs",)),
 )
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 ANALYSES = ("table1", "table2", "table3", "bench", "weights", "trajectories", "robustness", "likeness", "sizes", "subsets",
-            "costs", "break-even", "claims", "aims")  # fmt: skip
+            "costs", "bounds", "break-even", "claims", "aims")  # fmt: skip
 
 
 def analyse(inputs: Inputs, *, price: float = PRICE, progress: Callable[[str], object] = lambda name: None) -> Study:
@@ -84,6 +84,7 @@ def analyse(inputs: Inputs, *, price: float = PRICE, progress: Callable[[str], o
         "sizes": lambda: size_table(inputs.likeness),
         "subsets": lambda: subsets_table(answers),
         "costs": lambda: ledger,
+        "bounds": lambda: bounds_table(answers.recorded, answers.seen),
         "break-even": lambda: break_even_table(answers, ledger, price=price),
         "claims": lambda: claims_table(measured, CLAIMS, key="claims"),
         "aims": lambda: claims_table(measured, AIMS, key="aims"),

@@ -7,11 +7,12 @@ where it is there, without an average.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from fusionlab.scores import AVERAGE, RECORDED
-from fusionlab.study.measure import Answers, Estimate, Way
+from fusionlab.study.measure import Answers, Estimate, Way, count_steps
 from fusionlab.study.table import Table, make_table, number, text
 from fusionlab.tasks.task import WRITING
 
@@ -134,11 +135,12 @@ def written(fact: dict[str, Any], name: str) -> str:
 
 
 def time_table(answers: Answers) -> Table:
-    """Table 3: seconds per 1,000 answers, and per token, relative to the large model alone on the same task.
+    """Table 3: seconds per 1,000 answers, and per step, relative to the large model alone on the same task.
 
-    data: label, task, seconds_per_1000, tokens (written per answer), ms_per_token, relative and relative_per_token
-    (to large alone). An answer's time depends on its length, which methods change; so the time per token stands beside it,
-    NaN where options are compared and nothing is written. Averages are means over the tasks that both answered.
+    data: label, task, seconds_per_1000, tokens (written per answer), ms_per_step, relative and
+    relative_per_step (to large alone). An answer's time depends on its length, which methods change; so the time per step
+    of a batch (`measure.count_steps`) stands beside it, NaN where options are compared and nothing is written. Averages
+    are means over the tasks that both answered.
     """
     data, shown = [], []
     devices = ", ".join(dict.fromkeys(map(str, answers.rows["device"]))) if len(answers.rows) else ""
@@ -149,21 +151,21 @@ def time_table(answers: Answers) -> Table:
             continue
         data += facts
         ratios = [fact["relative"] for fact in facts if not math.isnan(fact["relative"])]
-        per_token = [fact["relative_per_token"] for fact in facts if not math.isnan(fact["relative_per_token"])]
+        per_step = [fact["relative_per_step"] for fact in facts if not math.isnan(fact["relative_per_step"])]
         row = {"": way.label}
         row |= {
             f"{fact['task']}, s": number(fact["seconds_per_1000"], ",.1f")
-            + (f" ({fact['device']})" if "," in devices else "")
+            + (f" ({short_name(fact['device'])})" if "," in devices else "")
             for fact in facts
         }
         row |= {"of large": number(sum(ratios) / len(ratios) if ratios else None, ".2f"),
-                "of large, per token": number(sum(per_token) / len(per_token) if per_token else None, ".2f")}  # fmt: skip
+                "of large, per step": number(sum(per_step) / len(per_step) if per_step else None, ".2f")}  # fmt: skip
         shown.append(row)
     note = (f"Seconds per 1,000 answers (device: {devices or 'none'}; batched, a batch's time shared evenly). A method "
-            "that writes longer answers takes longer: the last column compares time per token, on tasks where answers are "
-            "written. "
-        "Ratios are of cells that one device answered.")  # fmt: skip
-    columns = ["", *(f"{task}, s" for task in answers.tasks), "of large", "of large, per token"]
+            "that writes longer answers takes longer: the last column compares time per step, in which every answer of a "
+            "batch grows by a token, on tasks where answers are written. Ratios are of cells that one device "
+            "answered.")  # fmt: skip
+    columns = ["", *(f"{task}, s" for task in answers.tasks), "of large", "of large, per step"]
     shown = [{column: row.get(column, "") for column in columns} for row in shown]
     return make_table("table3", "Table 3: time", note, data, shown)
 
@@ -174,10 +176,10 @@ def time_cell(answers: Answers, task: str, way: Way) -> dict[str, Any]:
     if frame is None:
         return {}
 
-    def per_token(cell: Any) -> float:
+    def per_step(cell: Any) -> float:
         if (cell["answering"] != WRITING).any():
             return math.nan
-        return float(1000 * cell["seconds"].sum() / max(cell["tokens"].sum(), 1))
+        return float(1000 * cell["seconds"].sum() / max(count_steps(cell), 1))
 
     if base is not None and devices_of(frame) != devices_of(base):
         base = None  # times of two machines say nothing of two methods
@@ -186,15 +188,24 @@ def time_cell(answers: Answers, task: str, way: Way) -> dict[str, Any]:
     return {
         "label": way.label, "method": way.method, "task": task, "device": devices_of(frame),
         "seconds_per_1000": 1000 * seconds,
-        "tokens": float(frame["tokens"].mean()), "ms_per_token": per_token(frame),
+        "tokens": float(frame["tokens"].mean()), "ms_per_step": per_step(frame),
         "relative": seconds / alone if alone else math.nan,
-        "relative_per_token": per_token(frame) / per_token(base) if base is not None and per_token(base) else math.nan,
+        "relative_per_step": per_step(frame) / per_step(base) if base is not None and per_step(base) else math.nan,
     }  # fmt: skip
 
 
 def devices_of(frame: Any) -> str:
-    """Where a cell was answered: "cpu", "cuda:0", or both joined by +."""
+    """Where a cell was answered: "cpu", a GPU's name, or several joined by +."""
     return "+".join(sorted(map(str, frame["device"].unique())))
+
+
+def short_name(devices: str) -> str:
+    """Names of devices without their maker and memory, for a cell of a table.
+
+    >>> short_name("NVIDIA H100 80GB HBM3+cpu")
+    'H100+cpu'
+    """
+    return "+".join(re.sub(r"^NVIDIA |[ -]\d+ ?GB.*", "", name) for name in devices.split("+"))
 
 
 def bench_table(rows: Any) -> Table:

@@ -68,7 +68,8 @@ def train_bounds(
             scores.setdefault(kind, {})[name] = {
                 **run.record(), "settings_hash": identity, "settings": asdict(some), "value": found["percent"],
                 "standard_error": found["standard_error"], "n": found["n"], "metric": loaded[name].spec.metric,
-                "answering": loaded[name].spec.answering, "trained_on": names, "steps": tuned.steps,
+                "answering": loaded[name].spec.answering, "trained_on": names,
+                "passes": settings_of(kind, [name], changes).epochs, "steps": tuned.steps,
                 "tokens": tuned.tokens, "seconds": round(tuned.seconds, 1), "peak_bytes": tuned.peak_bytes,
             }  # fmt: skip
             write_atomically(run.out / SCORES, json.dumps(scores, indent=1) + "\n")

@@ -14,6 +14,7 @@ import torch
 
 from fusionlab import embedded
 from fusionlab.atomic_file import write_atomically
+from fusionlab.models import device_name
 from fusionlab.train.corpus import CHAT_STARTS, QUESTION_STARTS
 from fusionlab.train.settings import settings_hash
 
@@ -45,10 +46,9 @@ class Run:
 
     def record(self) -> dict[str, Any]:
         """What every entry of training.json says about the machine and the day."""
-        cuda = self.device.startswith("cuda")
         return {
             "command": self.command,
-            "device": torch.cuda.get_device_name() if cuda else "CPU",
+            "device": device_name(self.device),
             "torch": torch.__version__,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         }

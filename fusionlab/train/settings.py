@@ -106,7 +106,7 @@ WHOLE = TuneSettings(learning_rate=3e-4, batch_tokens=8192, prompt_weight=0.0)
 LOW_RANK = TuneSettings(learning_rate=1e-3, batch_tokens=8192, prompt_weight=0.0, rank=64)
 MULTI = "large-multi"  # one model on all tasks together
 BOUNDS = {"large-full": WHOLE, "large-lora": LOW_RANK, MULTI: WHOLE}
-BOUND_EPOCHS = {"math": 2, "trivia": 8, "truth": 8, "summary": 2}
+BOUND_EPOCHS = {"math": 4, "trivia": 8, "truth": 8, "summary": 2}
 
 
 def settings_hash(*records: Any) -> str:
