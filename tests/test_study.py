@@ -366,6 +366,18 @@ def test_only_written_answers_have_a_price() -> None:
     assert "Answers: math, trivia (" in costs.break_even_table(answers, costs.ledger_table({}, {}, [])).note
 
 
+def test_what_4_bits_cost_stands_beside_what_was_trained() -> None:
+    """Scores of experts and the small model's distance, before and after storage; nothing where nothing was trained."""
+    score = {"percent": 50.0, "standard_error": 2.0, "n": 4}
+    training = {"small": {"kl_nats": {key: {"overall": value, "standard_error": 0.01}
+                                      for key, value in (("master", 0.5), ("stored", 0.6))}},
+                "experts": {"math": {"scores": {"master": score, "stored": score | {"percent": 48.0}}}}}  # fmt: skip
+    table = tables.storage_table(training, ["math", "trivia"])
+    assert table.shown.values.tolist() == [["trained, fp32", "50.0 ± 2.0", "", "0.500 ± 0.010"],
+                                           ["as stored, NF4", "48.0 ± 2.0", "", "0.600 ± 0.010"]]  # fmt: skip
+    assert not len(tables.storage_table({}, ["math"]).data)
+
+
 def test_bounds_say_how_long_they_were_trained() -> None:
     """A score without its passes looks like a ceiling."""
     table = costs.bounds_table(TUNED, ["math", "trivia"])

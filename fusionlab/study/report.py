@@ -19,7 +19,7 @@ from fusionlab.study.measure import Answers
 from fusionlab.study.page import REPORT_STYLE, anchor, html_page
 from fusionlab.study.robustness import robustness_table
 from fusionlab.study.table import Table, frame_to_html, frame_to_markdown
-from fusionlab.study.tables import bench_table, several_experts_table, single_expert_table, time_table
+from fusionlab.study.tables import bench_table, several_experts_table, single_expert_table, storage_table, time_table
 from fusionlab.study.trajectories import trajectory_table
 from fusionlab.study.weights import weight_table
 
@@ -54,7 +54,7 @@ class Study:
 
 SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (  # heading, tables, figures
     ("Claims and aims", ("claims", "aims"), ()),
-    ("One expert", ("table1",), ("table1",)),
+    ("One expert", ("table1", "storage"), ("table1",)),
     ("All experts loaded", ("table2",), ("table2",)),
     ("Time", ("table3", "bench"), ()),
     ("Weights", ("weights", "trajectories"), ("weights", "trajectories")),
@@ -63,8 +63,10 @@ SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (  # headin
     ("Cost", ("costs", "bounds", "break-even"), ("costs",)),
 )
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
-ANALYSES = ("table1", "table2", "table3", "bench", "weights", "trajectories", "robustness", "likeness", "sizes", "subsets",
-            "costs", "bounds", "break-even", "claims", "aims")  # fmt: skip
+ANALYSES = (
+    "table1", "storage", "table2", "table3", "bench", "weights", "trajectories", "robustness", "likeness", "sizes",
+    "subsets", "costs", "bounds", "break-even", "claims", "aims",
+)  # fmt: skip
 
 
 def analyse(inputs: Inputs, *, price: float = PRICE, progress: Callable[[str], object] = lambda name: None) -> Study:
@@ -74,6 +76,7 @@ def analyse(inputs: Inputs, *, price: float = PRICE, progress: Callable[[str], o
     ledger = ledger_table(inputs.training, answers.recorded, answers.seen, price=price)
     makers: dict[str, Callable[[], Table]] = {
         "table1": lambda: single_expert_table(answers),
+        "storage": lambda: storage_table(inputs.training, answers.seen),
         "table2": lambda: several_experts_table(answers),
         "table3": lambda: time_table(answers),
         "bench": lambda: bench_table(inputs.bench),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusionlab.scores import AVERAGE, RECORDED
@@ -132,6 +132,33 @@ def written(fact: dict[str, Any], name: str) -> str:
     if f"{name}_difference" not in fact:
         return ""
     return f"{fact[f'{name}_difference']:+.1f} [{fact[f'{name}_low']:+.1f}, {fact[f'{name}_high']:+.1f}]"
+
+
+def storage_table(training: Mapping[str, Any], tasks: Sequence[str]) -> Table:
+    """What 4 bits cost: each expert alone, and the small model's distance to the large one, before and after storage.
+
+    training: data/training.json. data: weights ("master" or "stored"), quantity (a task, or "kl_nats"), value and
+    standard_error, in percent or in nats.
+    """
+    experts = training.get("experts") or {}
+    distances = (training.get("small") or {}).get("kl_nats") or {}
+    data, shown = [], []
+    for key, label in (("master", "trained, fp32"), ("stored", "as stored, NF4")):
+        scores = {task: experts[task]["scores"][key] for task in tasks if "scores" in experts.get(task, {})}
+        found = {task: Estimate(score["percent"], score["standard_error"], score["n"]) for task, score in scores.items()}
+        data += [{"weights": key, "quantity": task, "value": score.value, "standard_error": score.standard_error}
+                 for task, score in found.items()]  # fmt: skip
+        row = {"": label} | {task: str(found[task]) if task in found else "" for task in tasks}
+        if key in distances:
+            value, error = (float(distances[key][name]) for name in ("overall", "standard_error"))
+            data.append({"weights": key, "quantity": "kl_nats", "value": value, "standard_error": error})
+            row["KL(large, small), nats"] = f"{value:.3f} ± {error:.3f}"
+        if len(row) > 1 and any(list(row.values())[1:]):
+            shown.append(row)
+    note = ("Per cent ± standard error of each expert alone on its task, and the small model's divergence from the large "
+            "one, as measured when they were trained (data/training.json). The last part of training ran through 4 bits in "
+            "its forward, so the weights before storage are not the better ones throughout.")  # fmt: skip
+    return make_table("storage", "What 4 bits cost", note, data, shown)
 
 
 def time_table(answers: Answers) -> Table:
