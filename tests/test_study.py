@@ -315,6 +315,15 @@ def test_removing_and_adding_are_told_apart() -> None:
     )  # fmt: skip
     rows = {row["change"]: row["difference"] for row in interference.subsets_table(answers).data.to_dict("records")}
     assert rows == {"without math": -50.0, "without truth": 50.0, "own + trivia": 50.0}
+    shown = interference.subsets_table(answers).shown
+    assert shown["experts"].tolist() == ["without math", "without truth", "own + trivia"]
+
+
+def test_a_change_on_few_items_says_so() -> None:
+    """A difference of nought over 32 of 300 items is weaker than one over all."""
+    row = {"difference": 0.0, "low": 0.0, "high": 0.0, "n": 2}
+    assert interference.changed_text(row, 4) == "+0.0 [+0.0, +0.0] (n = 2)"
+    assert interference.changed_text(row, 2) == "+0.0 [+0.0, +0.0]"
 
 
 # -- costs ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ covariance, variance_first, variance_second (nats², sums over positions), cosin
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusionlab.study.measure import Answers, Way
@@ -96,16 +97,26 @@ def subsets_table(answers: Answers) -> Table:
                 other = next(name for name in names if name != task)
                 data += changed_set(answers, task, way, f"own + {other}", other, Way("dynamic"))
     shown = []
-    for method, change in dict.fromkeys((row["method"], row["change"]) for row in data):
+    order = [f"{change} {name}" for change in ("without", "own +") for name in everyone]
+    lines = dict.fromkeys((row["method"], row["change"]) for row in data)
+    methods = list(dict.fromkeys(method for method, _ in lines))
+    for method, change in sorted(lines, key=lambda line: (methods.index(line[0]), order.index(line[1]))):
         group = {row["task"]: row for row in data if (row["method"], row["change"]) == (method, change)}
         line = {"method": Way(method).label, "experts": change}
         for task in answers.tasks:
             row = group.get(task)
-            line[task] = "" if row is None else f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+            line[task] = "" if row is None else changed_text(row, answers.count_items(task))
         shown.append(line)
     note = ("Difference in points [95 % interval]. `without x`: all experts but x, against all of them. `own + x`: the "
-            "task's own expert and x, against dynamic fusion with the own expert alone.")  # fmt: skip
+            "task's own expert and x, against dynamic fusion with the own expert alone. n: items, where they are fewer "
+            "than other lines have.")  # fmt: skip
     return make_table("subsets", "Adding and removing experts", note, data, shown)
+
+
+def changed_text(row: Mapping[str, Any], items: int) -> str:
+    """A difference with its interval, and its n where it rests on fewer than `items`."""
+    text = f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+    return f"{text} (n = {row['n']})" if row["n"] < items else text
 
 
 def changed_set(answers: Answers, task: str, way: Way, change: str, expert: str, reference: Way) -> list[dict[str, Any]]:
