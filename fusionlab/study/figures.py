@@ -39,7 +39,7 @@ def score_figure(table: Table) -> go.Figure | None:
     tasks = [AVERAGE, *(task for task in dict.fromkeys(data["task"]) if task != AVERAGE)]
     tasks = [task for task in tasks if (data["task"] == task).any()]
     labels = list(dict.fromkeys(data["label"]))[::-1]
-    figure = subplots.make_subplots(rows=1, cols=len(tasks), shared_yaxes=True, horizontal_spacing=0.02,
+    figure = subplots.make_subplots(rows=1, cols=len(tasks), shared_yaxes=True, horizontal_spacing=0.03,
                                     subplot_titles=tasks)  # fmt: skip
     for column, task in enumerate(tasks, start=1):
         group = data[data["task"] == task].set_index("label").reindex(labels).dropna(subset="value")
@@ -50,7 +50,7 @@ def score_figure(table: Table) -> go.Figure | None:
             hovertemplate="%{y}<br>" + task + " %{x:.1f} ± %{error_x.array:.1f}<extra></extra>"),
             row=1, col=column)  # fmt: skip
     figure.update_yaxes(categoryorder="array", categoryarray=labels, showgrid=True, automargin=True)
-    figure.update_xaxes(ticksuffix=" %", nticks=4, rangemode="tozero")
+    figure.update_xaxes(title_text="%", title_standoff=4, nticks=4, tickangle=0, rangemode="tozero")
     return finish(figure, table.title, 130 + 24 * len(labels))
 
 

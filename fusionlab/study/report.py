@@ -54,18 +54,18 @@ class Study:
 
 SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (  # heading, tables, figures
     ("Claims and aims", ("claims", "aims"), ()),
-    ("One expert", ("table1", "storage"), ("table1",)),
+    ("One expert", ("table1",), ("table1",)),
     ("All experts loaded", ("table2",), ("table2",)),
     ("Time", ("table3", "bench"), ()),
     ("Weights", ("weights", "trajectories"), ("weights", "trajectories")),
     ("Robustness", ("robustness",), ("robustness",)),
     ("Interference and redundancy", ("likeness", "sizes", "subsets"), ("likeness",)),
-    ("Cost", ("costs", "bounds", "break-even"), ("costs",)),
+    ("Storage and cost", ("storage", "costs", "bounds", "break-even"), ("costs",)),
 )
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 ANALYSES = (
-    "table1", "storage", "table2", "table3", "bench", "weights", "trajectories", "robustness", "likeness", "sizes",
-    "subsets", "costs", "bounds", "break-even", "claims", "aims",
+    "table1", "table2", "table3", "bench", "weights", "trajectories", "robustness", "likeness", "sizes",
+    "subsets", "storage", "costs", "bounds", "break-even", "claims", "aims",
 )  # fmt: skip
 
 
@@ -227,7 +227,7 @@ h3 { font-size: 16px; margin: 22px 0 2px; } section p { margin: 2px 0 8px; color
 nav { font-size: 14px; }
 th { text-align: left; font-weight: 600; border-bottom: 2px solid #8a919c; vertical-align: bottom; }
 th, td { padding: 4px 10px 4px 0; vertical-align: top; } td { border-bottom: 1px solid #e6e9ed; }
-td:first-child { white-space: nowrap; }
+table:has(th:first-child:empty) td:first-child { min-width: 30ch; }
 .figure { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .verdicts td { min-width: 12ch; } .verdicts td:first-child { min-width: 28ch; white-space: normal; }
 .verdicts td:nth-child(3) { font-weight: 600; }
