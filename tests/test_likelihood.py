@@ -23,7 +23,8 @@ from fusionlab.team import Expert, Team
 
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w10 w11", "w12 w13"]
 CONTINUATIONS = [[" w20", " w21 w22 w23"], [" w24 w25"], [" w26 w27 w28 w29 w30", " w31", " w26 w27"], [" w32", " w33"]]
-CLOSE = 2e-5  # nats
+CLOSE = 2e-5  # nats, under the same weights
+STEEPEST = 10.0  # nats by which a token's log-probability moves, at most, where a weight moves by 1
 
 
 def score_one_by_one(
@@ -53,8 +54,9 @@ def check_against_decode(team: Team, *, method: str, constraint: KLConstraint, e
             tokens = team.large.tokenizer(text, add_special_tokens=False).input_ids
             nats, weights = score_one_by_one(team, prompt, tokens, method=method, constraint=constraint, experts=experts)
             assert mine.token_ids == tuple(tokens) and mine.tokens == len(tokens)
-            np.testing.assert_allclose(mine.token_nats, nats, atol=CLOSE, rtol=0)
-            np.testing.assert_allclose(mine.alpha, np.array(weights).reshape(len(tokens), -1), atol=5e-4)
+            apart = np.abs(mine.alpha - np.array(weights).reshape(len(tokens), -1))
+            assert apart.max(initial=0.0) <= 5e-4
+            assert (np.abs(mine.token_nats - nats) <= CLOSE + STEEPEST * apart.sum(-1)).all()
             assert mine.nats == pytest.approx(sum(nats), abs=1e-4)
 
 
