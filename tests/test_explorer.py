@@ -271,9 +271,13 @@ def test_interrupting_the_cell_ends_the_writing(panel: Panel, monkeypatch: pytes
         assert third.wait(30)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        panel.explorer.run(PROMPT, wait=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            panel.explorer.run(PROMPT, wait=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     go.set()
     assert panel.explorer.wait(30)
     assert panel.explorer.progress["stage"] == "stopped" and len(panel.explorer.trace) == 3

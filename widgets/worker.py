@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 
-_LOOK_UP = 0.5  # seconds
-
 
 class Request:
     """A piece of work, whether those that follow need it, and whether it is still wanted."""
@@ -89,13 +87,8 @@ class Worker:
         return bool(requests)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until there is nothing to do; false if the time ran out before.
-
-        Without a limit it looks up now and then: an interrupt that comes just before a thread goes to sleep wakes nobody.
-        """
-        while not (done := self._idle.wait(_LOOK_UP if seconds is None else seconds)) and seconds is None:
-            pass
-        return done
+        """Wait until there is nothing to do; false if the time ran out before."""
+        return self._idle.wait(seconds)
 
     def close(self) -> None:
         """Take no more requests, and end what runs."""
