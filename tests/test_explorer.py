@@ -457,6 +457,9 @@ def test_a_run_waits_for_the_team_that_it_needs(tmp_path: Path) -> None:
     explorer.load("embeded")
     with pytest.raises(UnknownNameError, match="embeded"):
         explorer.run(wait=True)
+    assert explorer.wait(30)  # the load failed long before: its error is still the cause
+    with pytest.raises(UnknownNameError, match="embeded"):
+        explorer.run(wait=True)
     assert "unknown team" in explorer.error["message"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,6 +55,7 @@ class Writer:
 
     def __init__(self, screen: Screen, history: History, team: Team | None) -> None:
         self.screen, self.history, self.team = screen, history, team
+        self._not_loaded: FusionError | None = None  # why the team that was asked for last is not there
         self._session: FusionSession | None = None
         self._session_run: int | None = None  # the run whose answer the session holds
         self._settings = Settings()  # of the session
@@ -79,7 +81,12 @@ class Writer:
         self._texts = {}
         from fusionlab.team import Team
 
-        self.team = Team.from_pretrained(name, **{**options, "say": say})
+        self._not_loaded = None
+        try:
+            self.team = Team.from_pretrained(name, **{**options, "say": say})
+        except FusionError as error:
+            self._not_loaded = copy(error)  # without the traceback, whose frames hold what was loaded so far
+            raise
         return self.team
 
     def run(self, request: Request, settings: Settings) -> None:
@@ -146,7 +153,9 @@ class Writer:
         self.team, self._texts = None, {}
 
     def need_team(self) -> Team:
-        """The team, or a `FusionError` that says how to get one."""
+        """The team, or a `FusionError`: why it could not be loaded, else how to get one."""
+        if self.team is None and self._not_loaded is not None:
+            raise copy(self._not_loaded)
         if self.team is None:
             raise FusionError(
                 "no team is loaded, so nothing can be written",
