@@ -76,15 +76,15 @@ def default_dtype(device_map: Any) -> str:
     return "float32" if wants_cpu else "bfloat16"
 
 
-# -- estimate ------------------------------------------------------------------------------------
-
-
 def device_name(device: torch.device | str) -> str:
     """What timings should be told apart by: a GPU's own name ("NVIDIA H100 80GB HBM3"), else the device's kind ("cpu")."""
     import torch
 
     kind = torch.device(device).type
     return torch.cuda.get_device_name(device) if kind == "cuda" else kind
+
+
+# -- estimate ------------------------------------------------------------------------------------
 
 
 def count_parameters(config: Any) -> tuple[int, int]:

@@ -20,10 +20,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusionlab.scores import RECORDED
-from fusionlab.study.measure import Answers, Estimate, Way, count_steps, passes_of
+from fusionlab.study.measure import Answers, Estimate, Way, count_steps, is_written, passes_of
 from fusionlab.study.table import Table, make_table, number
 from fusionlab.study.tables import devices_of
-from fusionlab.tasks.task import WRITING
 
 PRICE = 2.0  # per GPU hour, in any currency: a round figure to scale from
 DYNAMIC, EVIDENCE, LARGE = Way("dynamic"), Way("evidence"), Way("large")
@@ -153,7 +152,7 @@ def priced_tasks(answers: Answers) -> list[str]:
     found: dict[str, list[Any]] = {}
     for task in answers.seen:
         cells = [answers.cell(task, way) for way in (DYNAMIC, LARGE)]
-        if all(cell is not None and (cell["answering"] == WRITING).all() for cell in cells):
+        if all(cell is not None and is_written(cell) for cell in cells):
             found[task] = cells
     devices = {devices_of(cell) for cells in found.values() for cell in cells}
     return list(found) if len(devices) == 1 and "+" not in "".join(devices) else []

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fusionlab.study.measure import Answers, Way
+from fusionlab.study.measure import Answers, Difference, Way
 from fusionlab.study.table import Table, make_table, number
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def subsets_table(answers: Answers) -> Table:
 
 def changed_text(row: Mapping[str, Any], items: int) -> str:
     """A difference with its interval, and its n where it rests on fewer than `items`."""
-    text = f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
-    return f"{text} (n = {row['n']})" if row["n"] < items else text
+    gap = Difference(row["difference"], row["low"], row["high"], row["n"])
+    return f"{gap} (n = {gap.n})" if gap.n < items else str(gap)
 
 
 def changed_set(answers: Answers, task: str, way: Way, change: str, expert: str, reference: Way) -> list[dict[str, Any]]:

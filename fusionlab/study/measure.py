@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fusionlab.methods import EXPERT_CHOICES, OWN_EXPERT, find_method
 from fusionlab.scores import bootstrap_mean, seen_tasks, standard_error
 from fusionlab.tasks import TASKS
+from fusionlab.tasks.task import WRITING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,6 +199,11 @@ class Answers:
     def lacks_items(self, tasks: Sequence[str], found: Estimate) -> bool:
         """Whether an estimate over some tasks holds fewer items than other cells of them."""
         return found.n < sum(self.count_items(task) for task in tasks)
+
+
+def is_written(cell: pd.DataFrame) -> bool:
+    """Whether every answer of a cell was written, none chosen by comparing options."""
+    return bool((cell["answering"] == WRITING).all())
 
 
 def count_steps(cell: pd.DataFrame) -> int:

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusionlab.scores import AVERAGE, RECORDED
-from fusionlab.study.measure import Answers, Estimate, Way, count_steps
+from fusionlab.study.measure import Answers, Estimate, Way, count_steps, is_written
 from fusionlab.study.table import Table, make_table, number, text
-from fusionlab.tasks.task import WRITING
 
 LARGE, EXPERT, PROXY, DYNAMIC = Way("large"), Way("expert"), Way("proxy-1"), Way("dynamic")
 PAPER, EVIDENCE = Way("paper-multi"), Way("evidence")
@@ -153,7 +152,7 @@ def storage_table(training: Mapping[str, Any], tasks: Sequence[str]) -> Table:
             value, error = (float(distances[key][name]) for name in ("overall", "standard_error"))
             data.append({"weights": key, "quantity": "kl_nats", "value": value, "standard_error": error})
             row["KL(large, small), nats"] = f"{value:.3f} ± {error:.3f}"
-        if len(row) > 1 and any(list(row.values())[1:]):
+        if found or key in distances:
             shown.append(row)
     note = ("Per cent ± standard error of each expert alone on its task, and the small model's divergence from the large "
             "one, as measured when they were trained (data/training.json). The last part of training ran through 4 bits in "
@@ -204,9 +203,7 @@ def time_cell(answers: Answers, task: str, way: Way) -> dict[str, Any]:
         return {}
 
     def per_step(cell: Any) -> float:
-        if (cell["answering"] != WRITING).any():
-            return math.nan
-        return float(1000 * cell["seconds"].sum() / max(count_steps(cell), 1))
+        return math.nan if not is_written(cell) else float(1000 * cell["seconds"].sum() / max(count_steps(cell), 1))
 
     if base is not None and devices_of(frame) != devices_of(base):
         base = None  # times of two machines say nothing of two methods
